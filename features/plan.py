@@ -1,0 +1,266 @@
+"""The plan of a state: what is kept of which events, decided once when the project is loaded.
+
+Views over the same entity, source and filter share one plan. Its specification is plain data with a fingerprint, so that
+two processes can tell whether they mean the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .aggregation import Aggregation, Feature
+from .column import Column, Kind, hashed, identity, number
+from .errors import DefinitionError, EventRefused
+from .fingerprint import function_fingerprint, short_digest
+from .source import Entity, Source, key_text
+from .state import FORMAT
+from .tiles import cell_size
+from .window import Calendar, Lifetime
+
+if TYPE_CHECKING:
+    from .view import FeatureView
+
+Values = tuple[Any, ...]
+
+
+class StateSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides the bytes of a state, as plain data."""
+
+    format: int
+    source: str
+    entity: str
+    by: tuple[str, ...]
+    where: str  # fingerprint of the filter; empty without one
+    id: str
+    time: str
+    columns: tuple[tuple[str, str], ...]  # (path in the event, kind)
+    kept: tuple[tuple[str, str, str], ...]  # the partials of tiles: (name, column, parameter)
+    bases: tuple[tuple[str, str, str, int, bool], ...]  # and of bases: ..., forgotten after, read by windows
+    edges: tuple[tuple[int, int], ...]  # (age, size of cells up to it) in milliseconds
+    reach: int  # milliseconds that the longest window reaches back
+    lateness: int
+    revises: bool
+
+    def fingerprint(self) -> str:
+        """Returns the digest that names the state."""
+        return short_digest(msgspec.json.encode(self))
+
+
+class StatePlan:
+    """How the events of one source become the states of one entity."""
+
+    def __init__(self, source: Source[Any], entity: Entity, views: Sequence[type[FeatureView]]) -> None:
+        first = views[0]
+        self.source = source
+        self.entity = entity
+        self.where: Callable[[Any], bool] | None = first.where
+        self.name = f"{entity.name} of {source.topic}"
+        self.lateness = source.lateness
+        self.revises = source.revises
+        features = [feature for view in views for feature in view.features]
+        self._columns(features)
+        self._partials(features)
+        self._reach(features)
+        self.by = key_columns(source, entity, f"view {first.__name__}")
+        self.partial = not self._follows_key()
+        self.spec = StateSpec(
+            format=FORMAT,
+            source=source.topic,
+            entity=entity.name,
+            by=self.by,
+            where=function_fingerprint(self.where) if self.where else "",
+            id=source.id.name if source.id else "",
+            time=source.time.name,
+            columns=tuple((path, kind) for path, kind in zip(self.paths, self.kinds, strict=True)),
+            kept=tuple((n, c, str(p)) for n, c, p in (a.kin for a, _ in self.cells)),
+            bases=tuple((*_kin_text(a), forget, windowed) for a, _, forget, windowed in self.bases),
+            edges=self.edges,
+            reach=self.reach,
+            lateness=self.lateness,
+            revises=self.revises,
+        )
+        self.fingerprint = self.spec.fingerprint()
+        self.key_of = self._key_reader()
+        self.extract = self._extractor()
+
+    @property
+    def retain(self) -> int | None:
+        """Milliseconds after its newest event at which nothing can see an entity any more; None is never."""
+        lifetimes = [forget for _, _, forget, windowed in self.bases if not windowed]
+        if 0 in lifetimes:
+            return None
+        return self.reach + max(lifetimes, default=0)
+
+    def column_index(self, part: Aggregation[Any]) -> int:
+        """Returns where the plan keeps the column of an aggregation; -1 for one without a column."""
+        return -1 if part.column is None else self._index[(part.column, part.keeps)]
+
+    def cell_index(self, part: Aggregation[Any]) -> int:
+        """Returns where a tile keeps the partial of an aggregation; -1 if it does not."""
+        return self._cell_of.get(part.kin, -1)
+
+    def sum_index(self, part: Aggregation[Any]) -> int:
+        """Returns where a closed block keeps the partial of an aggregation; -1 if it does not."""
+        return self._sum_of.get(part.kin, -1)
+
+    def base_index(self, part: Aggregation[Any], feature: Feature[Any]) -> int:
+        """Returns where the base keeps the partial of an aggregation for a feature; -1 if it does not."""
+        return self._base_of.get(_base_key(part, feature), -1)
+
+    # what the views need
+
+    def _columns(self, features: Sequence[Feature[Any]]) -> None:
+        self._index: dict[tuple[Column, Kind | None], int] = {}
+        self.columns: list[Column] = []
+        self.kinds: list[Kind] = []
+        self.paths: list[str] = []
+        for part in sorted(_parts(features), key=lambda part: (str(part.column), str(part.keeps))):
+            if part.column is None or part.keeps is None or (part.column, part.keeps) in self._index:
+                continue
+            path = self.source.locate(part.column)
+            if path is None:
+                raise DefinitionError(
+                    f"{part!r} names a column that events of {self.source.topic} do not have",
+                    where=f"views of {self.name}",
+                    fix=f"use a column of {self.source.event.__name__}",
+                )
+            self._index[(part.column, part.keeps)] = len(self.columns)
+            self.columns.append(part.column)
+            self.kinds.append(part.keeps)
+            self.paths.append(path)
+
+    def _partials(self, features: Sequence[Feature[Any]]) -> None:
+        cells: dict[Any, tuple[Aggregation[Any], int]] = {}
+        sums: dict[Any, tuple[Aggregation[Any], int]] = {}
+        bases: dict[Any, tuple[Aggregation[Any], int, int, bool]] = {}
+        for feature in features:
+            for part in feature.aggregation.parts():
+                column = self.column_index(part)
+                lives_on = isinstance(feature.window, Lifetime)
+                if part.compact:
+                    sums.setdefault(part.kin, (part, column))
+                if part.home == "cells" and not lives_on and part.kin[0] != "span":  # a cell's head is its span
+                    cells.setdefault(part.kin, (part, column))
+                if part.home == "base" or lives_on:
+                    forget = feature.window.forget_after if isinstance(feature.window, Lifetime) else 0
+                    bases.setdefault(_base_key(part, feature), (part, column, forget, not lives_on))
+        self.cells = [cells[kin] for kin in sorted(cells, key=repr)]
+        self.sums = [sums[kin] for kin in sorted(sums, key=repr)]
+        order = sorted(bases, key=repr)
+        self.bases = [bases[key] for key in order]
+        self._cell_of = {a.kin: k for k, (a, _) in enumerate(self.cells)}
+        self._sum_of = {a.kin: k for k, (a, _) in enumerate(self.sums)}
+        self._base_of = {key: k for k, key in enumerate(order)}
+
+    def _reach(self, features: Sequence[Feature[Any]]) -> None:
+        windows = [feature.window for feature in features]
+        self.reach = max(window.reach for window in windows)
+        edges: dict[int, int] = {}
+        for window in windows:
+            if isinstance(window, Lifetime):
+                continue
+            size = cell_size(window.width)
+            for edge in {window.reach, window.delay} - {0}:
+                edges[edge] = min(size, edges.get(edge, size))
+        self.coarsest = max(edges.values(), default=1)
+        finest, reversed_edges = self.coarsest, []
+        for edge in sorted(edges, reverse=True):
+            finest = min(finest, edges[edge])
+            reversed_edges.append((edge, finest))
+        self.edges = tuple(reversed(reversed_edges))
+        if any(isinstance(window, Calendar) for window in windows):
+            # the edge of a calendar window wanders through every age up to its reach
+            size = min(cell_size(window.width) for window in windows if isinstance(window, Calendar))
+            self.edges = tuple((edge, min(size, cell)) for edge, cell in self.edges)
+
+    def _follows_key(self) -> bool:
+        source = self.source
+        return source.key is not None and source.partitioner == "murmur2" and self.by == (source.locate(source.key),)
+
+    # what runs for each event
+
+    def _key_reader(self) -> Callable[[Any], str]:
+        read = attrgetter(*self.by)
+        return (lambda event: key_text(read(event))) if len(self.by) > 1 else (lambda event: str(read(event)))
+
+    def _extractor(self) -> Callable[[Any], Values]:
+        if not self.paths:
+            return lambda event: ()
+        read = attrgetter(*self.paths)
+        single = len(self.paths) == 1
+        keepers = [_keeper(column, kind) for column, kind in zip(self.columns, self.kinds, strict=True)]
+        if single:
+            keep = keepers[0]
+            return lambda event: (keep(read(event)),)
+        return lambda event: tuple([keep(x) for keep, x in zip(keepers, read(event))])  # noqa: B905  # one length
+
+    def identify(self, event: Any, offset: int) -> int:
+        """Returns the 32-bit identity of an event; without an id column it is its place in the log."""
+        source = self.source
+        return identity(source.id_of(event)) if source.id is not None else offset & 0xFFFFFFFF
+
+
+def plans_of(views: Sequence[type[FeatureView]]) -> list[StatePlan]:
+    """Returns one plan for each source, entity and filter that views share, in the order of the views."""
+    groups: dict[tuple[int, int, int], list[type[FeatureView]]] = {}
+    for view in views:
+        groups.setdefault((id(view.source), id(view.of), id(view.where) if view.where else 0), []).append(view)
+    return [StatePlan(members[0].source, members[0].of, members) for members in groups.values()]
+
+
+def key_columns(source: Source[Any], entity: Entity, where: str) -> tuple[str, ...]:
+    """Returns the paths of an entity's key columns in the events of a source.
+
+    Raises:
+        DefinitionError: the entity does not occur in them.
+    """
+    for event in source.event_classes():
+        columns = entity.columns_in(event)
+        if columns is not None:
+            paths = tuple(source.locate(column) for column in columns)
+            return tuple(path for path in paths if path is not None)
+    raise DefinitionError(
+        f"entity {entity.name!r} has no column in the events of {source.topic}",
+        where=where,
+        why=f"its key is not among the columns of {source.event.__name__}",
+        fix=f"add the column to the entity: Entity({entity.name!r}, by=(..., {source.event.__name__}.<column>))",
+    )
+
+
+def _parts(features: Sequence[Feature[Any]]) -> list[Aggregation[Any]]:
+    return [part for feature in features for part in feature.aggregation.parts()]
+
+
+def _kin_text(part: Aggregation[Any]) -> tuple[str, str, str]:
+    name, column, parameter = part.kin
+    return (name, column, str(parameter))
+
+
+def _base_key(part: Aggregation[Any], feature: Feature[Any]) -> tuple[str, str, str, int, bool]:
+    window = feature.window
+    lives_on = isinstance(window, Lifetime)
+    forget = window.forget_after if isinstance(window, Lifetime) else 0
+    return (*_kin_text(part), forget, not lives_on)
+
+
+def _keeper(column: Column, kind: Kind) -> Callable[[Any], Any]:
+    missing = {"number": float("nan"), "hash": 0, "text": None}[kind]
+    if kind == "number":
+        keep: Callable[[Any], Any] = lambda value: number(value, column)  # noqa: E731
+    elif kind == "hash":
+        keep = hashed
+    else:
+        keep = _text
+    if column.nullable:
+        return lambda value: missing if value is None else keep(value)
+    return keep
+
+
+def _text(value: str) -> str:
+    if len(value) > 1024:
+        raise EventRefused("text_too_long", f"a kept text has {len(value)} characters", fix="keep at most 1,024")
+    return value

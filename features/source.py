@@ -1,0 +1,196 @@
+"""Sources and entities: the logs that events come from, and the things that features describe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from .clock import Duration, duration_ms, to_ms
+from .column import KEYS, TIMES, Column, column_of, require
+from .errors import DefinitionError, EventRefused
+
+E = TypeVar("E", bound=msgspec.Struct)
+
+TOPIC = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
+
+
+class Source(Generic[E]):
+    """A Kafka topic of typed events, with the columns that give an event its identity, time and key.
+
+    Args:
+        topic: name of the topic, by convention `<domain>.<dataset>.v<N>`.
+        event: the class of its events.
+        id: column that tells one event from another; a request source must have one. Without it an event is told by
+            its place in the log.
+        time: column of the event time: a datetime with a time zone, or an int of milliseconds.
+        key: column that producers use as the record key, which decides the partition.
+        lateness: how much older than the newest event of its entity an event may be; it also bounds the memory of
+            ids and reads in the past.
+        ahead: how far beyond the clock of the API an event may be before it is refused.
+        partitioner: "murmur2" where producers hash the key as Java's clients do; "any" where the partition tells
+            nothing, so that every read asks all partitions.
+        revises: an event with the id and time of an earlier one replaces it.
+
+    Example:
+        >>> from datetime import datetime
+        >>> class Payment(msgspec.Struct, frozen=True):
+        ...     id: str
+        ...     card: str
+        ...     amount: float
+        ...     at: datetime
+        >>> payments = Source("shop.payments.v1", Payment, id=Payment.id, time=Payment.at, key=Payment.card)
+        >>> payments.decode(b'{"id":"p1","card":"c1","amount":2.5,"at":"2026-01-01T00:00:00Z"}').amount
+        2.5
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        event: type[E],
+        *,
+        time: object,
+        id: object = None,
+        key: object = None,
+        lateness: Duration = "1d",
+        ahead: Duration = "5m",
+        partitioner: Literal["murmur2", "any"] = "murmur2",
+        revises: bool = False,
+    ) -> None:
+        where = f"Source({topic!r})"
+        if not TOPIC.fullmatch(topic):
+            raise DefinitionError(
+                f"topic {topic!r} is not a usable name",
+                where=where,
+                fix='use lower-case words joined by dots, such as "payments.transactions.v1"',
+            )
+        self.topic = topic
+        self.event = event
+        self.time = require(self._own(time, "time", event, where), TIMES, "time")
+        self.id = None if id is None else require(self._own(id, "id", event, where), KEYS, "id")
+        self.key = None if key is None else require(self._own(key, "key", event, where), KEYS, "key")
+        for column in filter(None, (self.time, self.id, self.key)):
+            if column.nullable:
+                raise DefinitionError(f"{column} may be missing", where=where, fix="declare it without None")
+        self.lateness = duration_ms(lateness, "lateness")
+        self.ahead = duration_ms(ahead, "ahead")
+        if self.lateness < 1:
+            raise DefinitionError(
+                "lateness is zero", where=where, why="no two events could share a moment", fix='use at least "1ms"'
+            )
+        self.partitioner = partitioner
+        self.revises = revises
+        self._decoder = msgspec.json.Decoder(event)
+        self.time_of: Callable[[E], int] = _time_reader(self.time)
+
+    @staticmethod
+    def _own(attribute: object, use: str, event: type, where: str) -> Column:
+        column = column_of(attribute, use)
+        if column.owner is not event:
+            raise DefinitionError(
+                f"{use}={column} is not a column of {event.__name__}", where=where, fix=f"use one of {event.__name__}"
+            )
+        return column
+
+    def decode(self, value: bytes) -> E:
+        """Returns the event of a record's value.
+
+        Raises:
+            EventRefused: the bytes are not JSON of the event class, or its time has no zone.
+        """
+        try:
+            event = self._decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EventRefused("undecodable", str(error), where=self.topic) from None
+        if self.time.type is not int and getattr(event, self.time.name).tzinfo is None:
+            raise EventRefused(
+                "naive_time",
+                f"{self.time} has no time zone",
+                where=self.topic,
+                fix='end the time with "Z" or an offset',
+            )
+        return event
+
+    def key_bytes(self, event: E) -> bytes | None:
+        """Returns the record key of an event, or None where the source has none."""
+        return None if self.key is None else str(getattr(event, self.key.name)).encode()
+
+    def id_of(self, event: E) -> str:
+        """Returns the event's id as text; empty where the source has none."""
+        return "" if self.id is None else str(getattr(event, self.id.name))
+
+    def event_classes(self) -> tuple[type, ...]:
+        """Returns the classes whose columns its events have."""
+        return (self.event,)
+
+    def locate(self, column: Column) -> str | None:
+        """Returns the path of a column within this source's events, or None if it is not one of them."""
+        return column.name if column.owner is self.event else None
+
+    def __repr__(self) -> str:
+        return f"Source({self.topic!r})"
+
+
+def _time_reader(column: Column) -> Callable[[Any], int]:
+    read = attrgetter(column.name)
+    if column.type is int:
+        return read
+    return lambda event: to_ms(read(event))
+
+
+class Entity:
+    """A thing that features describe, found in events by one or several columns.
+
+    Args:
+        name: its name in commands, documents and state.
+        by: the column, or columns, of its key. Columns of other event classes may follow: the same entity is found by
+            them in those events.
+
+    Example:
+        >>> class Payment(msgspec.Struct):
+        ...     card: str
+        ...     terminal: str
+        >>> class Refund(msgspec.Struct):
+        ...     shop: str
+        >>> Entity("terminal", by=(Payment.terminal, Refund.shop)).columns_in(Refund)[0].name
+        'shop'
+    """
+
+    def __init__(self, name: str, *, by: object) -> None:
+        where = f"Entity({name!r})"
+        given = by if isinstance(by, tuple) else (by,)
+        self.name = name
+        self._by: dict[type, tuple[Column, ...]] = {}
+        for attribute in given:
+            column = require(column_of(attribute, "by"), KEYS, "by")
+            if column.nullable:
+                raise DefinitionError(f"{column} may be missing", where=where, fix="declare it without None")
+            self._by[column.owner] = (*self._by.get(column.owner, ()), column)
+        if len({len(columns) for columns in self._by.values()}) != 1:
+            raise DefinitionError(
+                "the event classes give keys of different length",
+                where=where,
+                fix="name as many columns of each event class",
+            )
+
+    @property
+    def width(self) -> int:
+        """How many columns make the key."""
+        return len(next(iter(self._by.values())))
+
+    def columns_in(self, event: type) -> tuple[Column, ...] | None:
+        """Returns the key columns in an event class, or None where the entity does not occur."""
+        return self._by.get(event)
+
+    def __repr__(self) -> str:
+        return f"Entity({self.name!r})"
+
+
+def key_text(parts: tuple[Any, ...]) -> str:
+    """Returns the text key of an entity: its parts joined by `|`, with `|` and backslash escaped in each."""
+    if len(parts) == 1:
+        return str(parts[0])
+    return "|".join(str(part).replace("\\", "\\\\").replace("|", "\\|") for part in parts)

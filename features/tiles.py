@@ -1,0 +1,109 @@
+"""What becomes of events that a state no longer keeps one by one.
+
+A block beyond the capacity goes into tiles: cells aligned to the epoch, each with the partials of its events. A cell at
+age a is as fine as the finest window whose edge can still cut it: 1/32 of that window's length, rounded down to a power
+of two. Cells therefore nest, and are merged as they age. Order never reaches a tile: events enter when they have left
+the lateness, in (time, id) order.
+
+A block leaves for the base where something must outlive every window: lifetimes, and samples that remember times.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .aggregation import present
+from .state import TILED, Block, State
+
+if TYPE_CHECKING:
+    from .plan import StatePlan
+
+PARTS = 32  # cells a window
+
+
+def cell_size(width: int) -> int:
+    """Returns the size of the cells of a window, in milliseconds."""
+    return 1 << (max(1, width // PARTS).bit_length() - 1)
+
+
+def resolution(plan: StatePlan, age: int) -> int:
+    """Returns the size of a cell whose newest moment has an age."""
+    for edge, size in plan.edges:  # by edge, each with the finest size of those at it and beyond
+        if age <= edge + plan.lateness:
+            return size
+    return plan.coarsest
+
+
+def retire(plan: StatePlan, s: State, block: Block) -> None:
+    """Moves a block into the tiles, and into the base where the plan has one."""
+    s.flags |= TILED
+    for t, row in _rows(block):
+        age = s.newest - t
+        size = resolution(plan, age)
+        start = t - t % size
+        cell = s.tiles[-1] if s.tiles else None
+        if cell is None or t >= cell[0] + cell[1]:
+            cell = [start, size, 0, t, t, [a.zero() for a, _ in plan.cells]]
+            s.tiles.append(cell)
+        cell[2] += 1
+        cell[4] = t
+        for k, (a, c) in enumerate(plan.cells):
+            x = block.cols[c][row] if c >= 0 else None
+            if c < 0 or present(x):
+                cell[5][k] = a.add(cell[5][k], t, x)
+    if plan.bases:
+        to_base(plan, s, block, aged=False)
+    _coarsen(plan, s)
+
+
+def to_base(plan: StatePlan, s: State, block: Block, aged: bool) -> None:
+    """Adds a block to the bases; one that only windows read takes no block that has left them all (`aged`)."""
+    if not s.base:
+        s.base = [[0, a.zero()] for a, *_ in plan.bases]
+    gone = s.newest - plan.lateness - plan.reach
+    for entry, (a, c, forget, windowed) in zip(s.base, plan.bases, strict=True):
+        if windowed and aged:
+            entry[1] = a.expire(entry[1], gone)
+            continue
+        for t, row in _rows(block):
+            x = block.cols[c][row] if c >= 0 else None
+            if forget and t - entry[0] > forget:
+                entry[1] = a.zero()
+            entry[0] = t
+            if c < 0 or present(x):
+                entry[1] = a.add(entry[1], t, x)
+        if windowed:
+            entry[1] = a.expire(entry[1], gone)
+
+
+def _rows(block: Block) -> list[tuple[int, int]]:
+    t0 = block.t0
+    return [(t0 + dt, row) for row, dt in enumerate(block.t)]
+
+
+def _coarsen(plan: StatePlan, s: State) -> None:
+    """Drops cells that no window can see and merges those that have aged into a coarser size."""
+    newest = s.newest
+    gone = newest - plan.lateness - plan.reach
+    merged: list[list[Any]] = []
+    for cell in s.tiles:
+        start, size, n, first, last, partials = cell
+        if last <= gone:
+            s.evicted = max(s.evicted, last)
+            continue
+        wanted = resolution(plan, newest - (start + size - 1))
+        while wanted > size:  # only if the whole of the coarser cell is old enough for it
+            end = start - start % wanted + wanted - 1
+            if resolution(plan, newest - end) >= wanted:
+                start, size = start - start % wanted, wanted
+                break
+            wanted >>= 1
+        previous = merged[-1] if merged else None
+        if previous is not None and start < previous[0] + previous[1]:
+            previous[1] = max(previous[1], start + size - previous[0])
+            previous[2] += n
+            previous[4] = last
+            previous[5] = [a.merge(p, q) for (a, _), p, q in zip(plan.cells, previous[5], partials, strict=True)]
+        else:
+            merged.append([start, size, n, first, last, partials])
+    s.tiles = merged

@@ -1,0 +1,166 @@
+"""The records of a model's log and of its samples topic, and their JSON.
+
+Every number keeps its bits on the way: integers stay integers, floats are written in their shortest
+round-trip form. What JSON cannot carry (NaN, infinities) and what MessagePack cannot (integers beyond 64
+bits) is refused when a record is written and when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct, field
+
+__all__ = [
+    "FALLBACK",
+    "LabelRecord",
+    "LogRecord",
+    "PredictionRecord",
+    "ProgressRecord",
+    "Sample",
+    "Scalar",
+    "Score",
+    "Time",
+    "Value",
+    "decode_record",
+    "decode_sample",
+    "encode_record",
+    "encode_sample",
+]
+
+FALLBACK = "fallback"
+"""The flag of a score that was made without its features: logged, never learned."""
+
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+
+Int = Annotated[int, Meta(ge=_INT_MIN, le=_INT_MAX)]
+# Sums of a time and a few durations still fit 64 bits, and every JSON reader keeps such a number whole.
+Time = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Offset = Annotated[int, Meta(ge=0, le=_INT_MAX)]
+
+Scalar = bool | Int | float | str
+"""A value that a model may be asked to learn."""
+Value = Scalar | None
+"""One slot of a vector; None is a missing value."""
+Score = bool | Int | float | str | dict[str, Int | float] | None
+"""What a model answered: a number, a class, a probability per class, or nothing."""
+
+
+class PredictionRecord(Struct, tag="prediction", frozen=True, gc=False, kw_only=True):
+    """A prediction as it was answered: its vector, its score, and the positions it was read at."""
+
+    id: str
+    t: Time
+    origin: Literal["api", "stream"]
+    vector: list[Value]
+    score: Score
+    version: Offset
+    fingerprint: str
+    as_of: dict[str, Int]
+    event: Raw
+    flags: list[str] = field(default_factory=list)
+
+
+class LabelRecord(Struct, tag="label", frozen=True, gc=False, kw_only=True):
+    """What became of an event, forwarded from offset `offset` of the group `from` of the label source."""
+
+    id: str
+    t: Time
+    label: Scalar
+    source: str = field(name="from")
+    offset: Offset
+
+
+class ProgressRecord(Struct, tag="progress", frozen=True, gc=False, kw_only=True):
+    """All labels of the group `from` before `offset` have been forwarded; `t` is that group's clock."""
+
+    source: str = field(name="from")
+    offset: Offset
+    t: Time
+
+
+class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
+    """A logged vector with its label; `(from, offset, index)` names the log record that released it."""
+
+    id: str
+    t: Time
+    label: Scalar
+    label_t: Time
+    kind: Literal["label", "absent", "correction"]
+    vector: list[Value]
+    score: Score
+    version: Offset
+    fingerprint: str
+    origin: Literal["api", "stream"]
+    event: Raw
+    source: str = field(name="from")
+    offset: Offset
+    index: Offset
+
+
+LogRecord = PredictionRecord | LabelRecord | ProgressRecord
+
+_encoder = msgspec.json.Encoder()
+_log_decoder: msgspec.json.Decoder[LogRecord] = msgspec.json.Decoder(LogRecord)
+_sample_decoder = msgspec.json.Decoder(Sample)
+
+
+def encode_record(record: LogRecord) -> bytes:
+    """JSON of a record of the model's log.
+
+    Raises:
+        ValueError: a number is not finite or needs more than 64 bits.
+    """
+    if record.__class__ is PredictionRecord:
+        _check_numbers(record.vector, record.score)
+    elif record.__class__ is LabelRecord:
+        _check_numbers((record.label,), None)
+    return _encoder.encode(record)
+
+
+def decode_record(data: bytes) -> LogRecord:
+    """The record written in `data`.
+
+    Raises:
+        msgspec.DecodeError: not JSON, not a record of the log, or a number out of range.
+    """
+    return _log_decoder.decode(data)
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """JSON of a sample.
+
+    Raises:
+        ValueError: a number is not finite or needs more than 64 bits.
+    """
+    _check_numbers(sample.vector, sample.score)
+    _check_numbers((sample.label,), None)
+    return _encoder.encode(sample)
+
+
+def decode_sample(data: bytes) -> Sample:
+    """The sample written in `data`.
+
+    Raises:
+        msgspec.DecodeError: not JSON, not a sample, or a number out of range.
+    """
+    return _sample_decoder.decode(data)
+
+
+def _check_numbers(values: Iterable[Value], score: Score) -> None:
+    # msgspec writes NaN and the infinities as null, which would silently turn them into missing values.
+    for slot, value in enumerate(values):
+        if not _fits(value):
+            raise ValueError(f"slot {slot} holds {value!r}, which JSON cannot carry: send a finite number")
+    for value in score.values() if isinstance(score, dict) else (score,):
+        if not _fits(value):
+            raise ValueError(f"the score holds {value!r}, which JSON cannot carry: scores are finite")
+
+
+def _fits(value: Value) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    return not isinstance(value, int) or _INT_MIN <= value <= _INT_MAX

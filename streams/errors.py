@@ -1,0 +1,104 @@
+"""What can go wrong between Headrace and Kafka.
+
+StreamsError
+|- Recoverable             try again, nothing is wrong with us or with the log
+|  |- BrokerUnreachable    nobody answers at the bootstrap address
+|  `- DeliveryFailed       records were not acknowledged in time; sending them again is safe
+`- Fatal                   stop: going on would lose or repeat events, or fail the same way for ever
+   |- TopicUnusable        a topic is missing or has another number of partitions
+   |- LogTruncated         the log no longer holds the offset to resume from
+   |- LogAhead             the offset to resume from lies beyond the end of the log
+   |- LogUnreadable        the broker or the client refuses to read on
+   |- PollLost             records were taken from the broker and did not arrive
+   |- Stalled              the log grows and nothing is delivered any more
+   `- DeliveryRefused      the broker or the producer will never take these records
+"""
+# ruff: noqa: N818 - a name that says what happened needs no suffix
+
+from __future__ import annotations
+
+
+class StreamsError(Exception):
+    """Root of all errors of this package; the message names the offender and the next action."""
+
+
+class Recoverable(StreamsError):
+    """The same call may succeed later."""
+
+
+class Fatal(StreamsError):
+    """The same call would fail again, or do harm."""
+
+
+class BrokerUnreachable(Recoverable):
+    """No broker answered."""
+
+    def __init__(self, bootstrap: str, what: str, why: str) -> None:
+        super().__init__(
+            f"Cannot {what}: Kafka does not answer at {bootstrap} ({why}). "
+            "Start the broker, or correct the bootstrap address."
+        )
+
+
+class DeliveryFailed(Recoverable):
+    """Some records of a batch were not acknowledged; receivers drop what arrives twice, so send it again."""
+
+
+class DeliveryRefused(Fatal):
+    """Some records of a batch will never be taken, or the producer has failed for good."""
+
+
+class TopicUnusable(Fatal):
+    """A topic is not what the project was built for."""
+
+
+class LogTruncated(Fatal):
+    """The log no longer holds the next offset, so events would be skipped."""
+
+    def __init__(self, topic: str, partition: int, offset: int, earliest: int) -> None:
+        super().__init__(
+            f"Cannot resume {topic}/{partition} at offset {offset}: the log now starts at {earliest}, so "
+            f"{earliest - offset} offsets are gone (retention, or the topic was made anew). Nothing was "
+            "skipped. Rebuild the state from a base that the log still reaches, and raise the retention."
+        )
+
+
+class LogAhead(Fatal):
+    """The next offset lies beyond the end of the log, so the log is not the one that was folded."""
+
+    def __init__(self, topic: str, partition: int, offset: int, highwater: int) -> None:
+        super().__init__(
+            f"Cannot resume {topic}/{partition} at offset {offset}: the log ends at {highwater}. It was cut "
+            "or made anew, and its offsets now mean other events. Rebuild the state from this log, or name "
+            "the broker that has the right one."
+        )
+
+
+class LogUnreadable(Fatal):
+    """The broker or the client refuses to read on: no permission, a corrupt batch, a missing codec."""
+
+    def __init__(self, topic: str, partition: int, offset: int, why: str) -> None:
+        super().__init__(
+            f"Cannot read {topic}/{partition} at offset {offset}: {why}. Nothing was skipped. Check the "
+            "permissions of this client and the health of the topic."
+        )
+
+
+class PollLost(Fatal):
+    """Records left the broker's buffer and never reached the processor."""
+
+    def __init__(self, topic: str, partition: int, expected: int, found: int) -> None:
+        super().__init__(
+            f"Polls of {topic}/{partition} do not join up: the next one starts at offset {found}, not "
+            f"{expected}. Nothing was skipped. Restart the worker: it resumes from the stored position."
+        )
+
+
+class Stalled(Fatal):
+    """The log grows while its reader stands still."""
+
+    def __init__(self, topic: str, partition: int, offset: int, highwater: int, seconds: float) -> None:
+        super().__init__(
+            f"Reading {topic}/{partition} has stood at offset {offset} for {seconds:.0f} s while the log "
+            f"grew to {highwater}. Restart the worker: it resumes from the stored position."
+        )

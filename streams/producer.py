@@ -1,0 +1,234 @@
+"""How records are written: all or an error, to the partition that every Kafka client would choose."""
+# ruff: noqa: SLF001 - librdkafka's local error codes begin with an underscore
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka import Producer as KafkaProducer
+
+from .errors import DeliveryFailed, DeliveryRefused, StreamsError
+from .log import librdkafka_log
+
+Headers = Sequence[tuple[str, bytes]]
+
+_POLL = 0.1
+_ROOM = 0.05
+# A repeat gets the same answer.
+_REFUSED = (
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+)
+
+
+class Outgoing(NamedTuple):
+    """A record to write. `timestamp_ms` is the event's time; without a `partition` the key decides."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+    partition: int | None = None
+
+
+class Producer:
+    """Writes records in order, once each, acknowledged by all replicas in sync. For one event loop.
+
+    A thread of its own serves librdkafka's callbacks, so they come whether or not the loop is busy.
+
+    Args:
+        bootstrap: Brokers as `host:port,host:port`.
+        buffer: The most records that wait at a time.
+        delivery_timeout: Seconds after which a record that no broker has acknowledged counts as failed.
+        linger: Seconds that a record waits for others to share its batch.
+        client: Further settings of librdkafka, such as those for TLS and SASL.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        buffer: int = 100_000,
+        delivery_timeout: float = 120.0,
+        linger: float = 0.002,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._why = ""
+        self._lost = 0
+        self._offered = 0
+        self._buffer = buffer
+        self._lock = threading.Lock()
+        self._room = threading.Event()
+        self._closing = threading.Event()
+        config = {
+            "bootstrap.servers": bootstrap,
+            "partitioner": "murmur2_random",  # Java's; librdkafka's own default is another
+            "enable.idempotence": True,
+            "enable.gapless.guarantee": True,
+            "acks": "all",
+            "compression.type": "lz4",
+            "linger.ms": linger * 1000,
+            "queue.buffering.max.messages": buffer,
+            "message.timeout.ms": round(delivery_timeout * 1000),
+            "error_cb": self._note,
+            **(client or {}),
+        }
+        self._producer = KafkaProducer(config, logger=librdkafka_log)
+        self._thread = threading.Thread(target=self._serve, name="producer", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """How many offered records were not written, for want of room or of a broker."""
+        return self._lost
+
+    @property
+    def waiting(self) -> int:
+        """How many records are not acknowledged yet."""
+        return len(self._producer)
+
+    async def send(self, batch: Sequence[Outgoing]) -> None:
+        """Write a batch and return when all of it is acknowledged.
+
+        Waits for room while the buffer is full. After an error part of the batch may have been written.
+
+        Raises:
+            DeliveryFailed: Some were not acknowledged in time; send the batch again.
+            DeliveryRefused: Some will never be taken, or this producer cannot go on; make a new one.
+        """
+        if not batch:
+            return
+        delivery = _Delivery(len(batch), asyncio.get_running_loop())
+        sent = 0
+        try:
+            for sent, outgoing in enumerate(batch):
+                while not self._produce(outgoing, delivery):
+                    await asyncio.to_thread(self._room.wait, _ROOM)
+        except KafkaException as error:
+            delivery.fail(error.args[0], len(batch) - sent)
+        error = await delivery.done
+        if error is not None:
+            raise self._failure(error, batch[0].topic)
+
+    def offer(self, outgoing: Outgoing) -> bool:
+        """Write a record some time, without waiting; return whether there was room for it.
+
+        A record that is refused now, or fails later, is counted in `lost`.
+        """
+        if self._offered >= self._buffer:
+            self._lose()
+            return False
+        with self._lock:
+            self._offered += 1
+        try:
+            if self._produce(outgoing, self._settle):
+                return True
+        except KafkaException as error:
+            self._note(error.args[0])
+        with self._lock:
+            self._offered -= 1
+        self._lose()
+        return False
+
+    async def close(self, seconds: float = 10.0) -> int:
+        """Wait for what is on its way, then let go; return how many records were left unwritten."""
+        left = await asyncio.to_thread(self._producer.flush, seconds)
+        self._closing.set()
+        await asyncio.to_thread(self._thread.join)
+        with self._lock:
+            self._lost += self._offered
+            self._offered = 0
+        return left
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _produce(self, outgoing: Outgoing, delivered: Any) -> bool:
+        topic, key, value, headers, timestamp, partition = outgoing
+        self._room.clear()
+        try:
+            self._producer.produce(
+                topic,
+                value,
+                key,
+                -1 if partition is None else partition,
+                on_delivery=delivered,
+                timestamp=timestamp,
+                headers=list(headers),
+            )
+        except BufferError:
+            return False
+        return True
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            if self._producer.poll(_POLL):
+                self._room.set()
+
+    def _settle(self, error: KafkaError | None, _: KafkaMessage) -> None:
+        with self._lock:
+            self._offered -= 1
+        if error is not None:
+            self._note(error)
+            self._lose()
+
+    def _lose(self) -> None:
+        with self._lock:
+            self._lost += 1
+
+    def _note(self, error: KafkaError) -> None:
+        self._why = error.str()
+
+    def _failure(self, error: KafkaError, topic: str) -> StreamsError:
+        what = f"Records for {topic} were not written at {self._bootstrap} ({error.str()}"
+        if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._GAPLESS_GUARANTEE):
+            return DeliveryRefused(f"{what}): this producer cannot go on. Restart; what was not written follows.")
+        if error.code() in _REFUSED:
+            return DeliveryRefused(f"{what}): a repeat would fail too. Create the topic, or raise its limits.")
+        return DeliveryFailed(f"{what}; {self._why}). They will be sent again when Kafka answers.")
+
+
+class _Delivery:
+    """Counts the acknowledgements of one batch; called in the producer's thread."""
+
+    __slots__ = ("_error", "_left", "_loop", "done")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[KafkaError | None] = loop.create_future()
+        self._error: KafkaError | None = None
+        self._left = count
+        self._loop = loop
+
+    def __call__(self, error: KafkaError | None, _: KafkaMessage) -> None:
+        if error is not None:
+            self._error = error
+        self._left -= 1
+        if self._left == 0:
+            self._loop.call_soon_threadsafe(self._finish)
+
+    def fail(self, error: KafkaError, unsent: int) -> None:
+        """Give up the last `unsent` records, that could not even be queued."""
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(self._error)

@@ -1,0 +1,294 @@
+"""The worker: a Faust app around one processor, from the first claim to the last commit."""
+# ruff: noqa: SLF001 - Faust tells of a crash in a private member
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+from .errors import BrokerUnreachable, Stalled, StreamsError, TopicUnusable
+from .log import Bounds, LogReader, Partition
+from .transport import (
+    App,
+    BootStrategy,
+    Carrier,
+    FaustTransport,
+    Message,
+    Poll,
+    Processor,
+    Schema,
+    ServiceT,
+    Settings,
+    transport,
+)
+
+log = logging.getLogger("headrace.worker")
+
+_POLL_RECORDS = 5_000
+_PUBLISH_EVERY = 1.0
+_PUBLISH_SECONDS = 5.0
+_LOOKS = 6  # how often the watchdog looks before it loses patience
+
+
+async def run(
+    processor: Processor,
+    topics: Mapping[str, int],
+    *,
+    bootstrap: str,
+    group: str,
+    instance: str | None = None,
+    signals: Collection[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    session_timeout: float = 10.0,
+    broker_timeout: float = 10.0,
+    patience: float = 30.0,
+    grace: float = 30.0,
+    lull: float = 0.005,
+    poll_records: int = _POLL_RECORDS,
+    client: Mapping[str, Any] | None = None,
+) -> None:
+    """Carry the polls of these topics to the processor until a signal or cancellation; finish and leave.
+
+    Args:
+        processor: Who folds the records and knows where to resume.
+        topics: The topics to read, and how many partitions each has to have.
+        bootstrap: Brokers as `host:port,host:port`.
+        group: The consumer group that shares the partitions.
+        instance: A name that stays the same over restarts. A worker with a name does not leave the group when
+            it stops: started again within `session_timeout` it has its partitions back without a rebalance.
+        signals: Signals that end the run in good order. Empty outside the main thread.
+        session_timeout: Seconds after which the group gives the partitions of a dead worker to others.
+        broker_timeout: Seconds to wait for the broker at the start.
+        patience: Seconds a partition may stand still while its log grows.
+        grace: Seconds for the processor to finish what it has in hand when the run ends.
+        lull: Seconds without a poll after which the processor's `idle` is called.
+        poll_records: The most records of one poll.
+        client: Further arguments of aiokafka's consumer, such as those for TLS and SASL.
+
+    Raises:
+        BrokerUnreachable: Kafka does not answer.
+        TopicUnusable: A topic is missing or has another number of partitions.
+        LogTruncated: A log no longer holds the offset to resume from.
+        LogAhead: A log ends before the offset to resume from.
+        Stalled: Reading stands still.
+        Exception: Whatever the processor raises.
+    """
+    await asyncio.to_thread(_check, topics, bootstrap, broker_timeout)
+    carrier = Carrier(processor, topics)
+
+    async def read_bounds(partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
+        return await asyncio.to_thread(_bounds, topics, partitions, bootstrap, broker_timeout)
+
+    settings = {
+        "group_instance_id": instance,
+        "session_timeout_ms": round(session_timeout * 1000),
+        "heartbeat_interval_ms": round(min(session_timeout / 3, 1.0) * 1000),
+        "fetch_max_wait_ms": 100,
+        "max_poll_records": poll_records,
+        **(client or {}),
+    }
+    app = _app(group, topics, bootstrap, carrier, transport(carrier, read_bounds, settings, lull))
+    with _stop_on(signals) as stop, LogReader(bootstrap, broker_timeout) as reader:
+        work = _start(app, bootstrap), _crash(app), _watch(carrier, reader, patience), _publish(carrier)
+        try:
+            await _until(stop, carrier.failed, *work)
+        finally:
+            await carrier.close(grace)
+            await app.stop()
+
+
+def _check(topics: Mapping[str, int], bootstrap: str, seconds: float) -> None:
+    with LogReader(bootstrap, seconds) as reader:
+        for topic, wanted in topics.items():
+            if (found := reader.partitions(topic)) != wanted:
+                raise _other_count(topic, wanted, found)
+
+
+def _bounds(
+    topics: Mapping[str, int], partitions: frozenset[Partition], bootstrap: str, seconds: float
+) -> Mapping[Partition, Bounds]:
+    for topic, number in partitions:
+        if number >= topics[topic]:
+            raise _other_count(topic, topics[topic], number + 1)
+    with LogReader(bootstrap, seconds) as reader:
+        return reader.bounds_of(partitions)
+
+
+def _other_count(topic: str, wanted: int, found: int) -> TopicUnusable:
+    return TopicUnusable(
+        f"Topic {topic} has {found} partitions, but the state was built for {wanted}: keys have moved. "
+        "Restore the number, or give the source a new version and rebuild it."
+    )
+
+
+def _app(
+    group: str, topics: Mapping[str, int], bootstrap: str, carrier: Carrier, kind: type[FaustTransport]
+) -> App:
+    app = _App(
+        group,
+        broker=[f"kafka://{broker}" for broker in bootstrap.split(",")],
+        autodiscover=False,
+        store="memory://",
+        stream_wait_empty=False,  # the carrier waits for what is in hand
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+    app.transport = kind(app.conf.broker_consumer, app)
+    topic = app.topic(*topics, acks=False, schema=_Schema())
+
+    async def carry(polls: AsyncIterable[Poll]) -> None:
+        async for poll in polls:
+            await carrier.deliver(poll)
+
+    app.agent(topic, name="carry")(carry)
+    return app
+
+
+class _Settings(Settings):
+    def getenv(self, env_name: str) -> None:
+        """Find nothing: a variable such as BROKER_URL in the environment would win over our arguments."""
+
+
+class _BootStrategy(BootStrategy):
+    enable_kafka_producer = False
+    enable_web = False
+
+    def kafka_consumer(self) -> Iterable[ServiceT]:
+        """Start no leader election and no reply topic."""
+        return [self.app.consumer]
+
+
+class _App(App):
+    BootStrategy = _BootStrategy
+    Settings = _Settings
+
+    def _create_directories(self) -> None:
+        """Leave the working directory as it is; the folders are for tables."""
+
+
+class _Schema(Schema[Any, Any]):
+    """Passes a poll on as it is: decoding is the processor's."""
+
+    def compile(self, app: Any, **_: Any) -> Any:
+        """Return the function that makes Faust's event."""
+
+        async def decode(message: Message, **_: Any) -> Any:
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+@contextlib.contextmanager
+def _stop_on(signals: Collection[signal.Signals]) -> Iterator[asyncio.Event]:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def _until(stop: asyncio.Event, failed: asyncio.Future[Any], *work: Any) -> None:
+    """Return when `stop` is set; raise the first error; none of the work ends by itself."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in (stop.wait(), *work)]
+    try:
+        done, _ = await asyncio.wait([failed, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for ended in sorted(done, key=lambda task: task is not failed):  # what failed first explains the rest
+            ended.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _start(app: App, bootstrap: str) -> NoReturn:
+    try:
+        await app.start()
+    except KafkaConnectionError as error:
+        raise BrokerUnreachable(bootstrap, "join the group", str(error)) from None
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody sets that future")
+
+
+async def _crash(app: App) -> NoReturn:
+    await app._crashed.wait()
+    raise app.crash_reason or StreamsError("Faust stopped without a reason; its log may have one")
+
+
+async def _publish(carrier: Carrier) -> NoReturn:
+    """Commit positions to the group now and then, for dashboards of its lag; nobody resumes from them."""
+    published: dict[Partition, int] = {}
+    while True:
+        await asyncio.sleep(_PUBLISH_EVERY)
+        positions = {partition: reading.delivered for partition, reading in carrier.readings.items()}
+        if positions and positions != published:
+            try:
+                async with asyncio.timeout(_PUBLISH_SECONDS):
+                    await carrier.publish(positions)
+                published = positions
+            except (KafkaError, TimeoutError) as error:
+                log.debug("positions were not published: %s", error)
+
+
+async def _watch(carrier: Carrier, reader: LogReader, patience: float) -> NoReturn:
+    """End the worker when a partition that the processor wants stands still short of the end of its log.
+
+    aiokafka is known to stop fetching for good in rare cases; a new process helps.
+    """
+    watchdog = Watchdog(patience)
+    call = None
+    while True:
+        await asyncio.sleep(patience / _LOOKS)
+        # While one call lasts, it is the processor that takes its time.
+        call, before = carrier.in_hand, call
+        waiting = {} if call is not None and call == before else carrier.waiting()
+        try:
+            ends = await asyncio.to_thread(reader.highwaters, list(waiting))
+        except BrokerUnreachable:
+            ends = {}
+        watchdog.look(time.monotonic(), waiting, ends)
+
+
+class _Stand(NamedTuple):
+    position: int
+    since: float
+
+
+class Watchdog:
+    """Tells reading that stands still from reading that has nothing to read."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._stands: dict[Partition, _Stand] = {}
+
+    def look(self, now: float, positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
+        """Compare where reading stands with where it stood.
+
+        Args:
+            now: Monotonic seconds.
+            positions: Where reading stands; partitions left out are excused, and begin anew when they return.
+            ends: The ends of the logs; partitions left out are excused likewise.
+
+        Raises:
+            Stalled: A partition has stood short of the end of its log for as long as there was patience.
+        """
+        stands = {}
+        for partition, position in positions.items():
+            if ends.get(partition, position) <= position:
+                continue
+            stand = self._stands.get(partition)
+            if stand is None or stand.position != position:
+                stand = _Stand(position, now)
+            if now - stand.since >= self._patience:
+                raise Stalled(*partition, position, ends[partition], now - stand.since)
+            stands[partition] = stand
+        self._stands = stands

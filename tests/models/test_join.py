@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET, Raw
+
+from models.join import Join, JoinRules, RulesError
+from models.records import (
+    LabelRecord,
+    LogRecord,
+    PredictionRecord,
+    ProgressRecord,
+    Sample,
+    Scalar,
+    Value,
+    decode_record,
+    decode_sample,
+    encode_record,
+    encode_sample,
+)
+from tests.models.join_oracle import Oracle, Rules
+
+GROUP = "headrace.shop.fraud.log.v1/0"
+FEED = "labels.v1/0"
+
+
+def prediction(
+    ident: str,
+    t: int,
+    origin: Literal["api", "stream"] = "api",
+    *,
+    flags: Sequence[str] = (),
+    score: float = 0.5,
+) -> PredictionRecord:
+    return PredictionRecord(
+        id=ident,
+        t=t,
+        origin=origin,
+        vector=[1, 0.1, True, "a", None, -0.0],
+        score=score,
+        version=3,
+        fingerprint="f",
+        as_of={"payments.v1/0": 7},
+        event=Raw(b'{"id": "%s", "amount": 1.50}' % ident.encode()),
+        flags=list(flags),
+    )
+
+
+def label(ident: str, t: int, offset: int, value: Scalar = True, source: str = FEED) -> LabelRecord:
+    return LabelRecord(id=ident, t=t, label=value, source=source, offset=offset)
+
+
+def progress(t: int, offset: int = 1_000, source: str = FEED) -> ProgressRecord:
+    return ProgressRecord(source=source, offset=offset, t=t)
+
+
+def fold(join: Join, records: Iterable[LogRecord], start: int = 0) -> list[Sample]:
+    return [sample for offset, record in enumerate(records, start) for sample in join.fold(record, offset)]
+
+
+def predictions_until(t: int) -> list[PredictionRecord]:
+    """Two witnesses that move the prediction clock to `t` and wait for nothing that the test looks at."""
+    return [prediction("~clock1", t), prediction("~clock2", t)]
+
+
+def told(samples: Iterable[Sample]) -> list[tuple[str, str, Scalar]]:
+    return [(sample.id, sample.kind, sample.label) for sample in samples]
+
+
+class Store(dict[bytes, bytes]):
+    """The cells, as the caller persists them."""
+
+    def commit(self, join: Join) -> Store:
+        for key, cell in join.take_writes().items():
+            if cell is None:
+                self.pop(key, None)
+            else:
+                self[key] = cell
+        return self
+
+
+RULES = JoinRules(within=100, absent=False, lateness=20)
+
+
+# -- what a label gets (the rows of the table about labels)
+
+
+def test_label_in_time_leaves_at_once_with_the_logged_vector() -> None:
+    made = prediction("a", 1_000, score=0.25)
+    (sample,) = fold(Join(RULES, GROUP), [made, label("a", 1_050, 0)])
+    assert (sample.id, sample.t, sample.label, sample.label_t, sample.kind) == (
+        "a",
+        1_000,
+        True,
+        1_050,
+        "label",
+    )
+    assert (sample.vector, sample.score, sample.version, sample.fingerprint) == (made.vector, 0.25, 3, "f")
+    assert (sample.origin, bytes(sample.event)) == ("api", bytes(made.event))
+    assert (sample.source, sample.offset, sample.index) == (GROUP, 1, 0)
+
+
+def test_label_on_the_last_millisecond_of_the_horizon_is_in_time() -> None:
+    join = Join(RULES, GROUP)
+    assert told(fold(join, [prediction("a", 0), label("a", 100, 0)])) == [("a", "label", True)]
+    assert told(fold(join, [prediction("b", 0), label("b", 101, 1)], start=2)) == []
+
+
+def test_label_older_than_its_prediction_is_known_from_the_prediction_on() -> None:
+    (sample,) = fold(Join(RULES, GROUP), [prediction("a", 1_000), label("a", 400, 0)])
+    assert (sample.label_t, sample.kind) == (1_000, "label")
+
+
+def test_label_before_its_prediction_waits_for_it() -> None:
+    samples = fold(Join(RULES, GROUP), [label("a", 1_050, 0), prediction("a", 1_000)])
+    assert [(s.id, s.kind, s.label_t, s.offset) for s in samples] == [("a", "label", 1_050, 1)]
+
+
+def test_label_for_an_unknown_prediction_is_kept_until_the_horizon_then_counted() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [label("nobody", 1_000, 0), *predictions_until(1_120)])
+    assert join.counters["label_unknown"] == 0
+    fold(join, predictions_until(1_121), start=3)
+    assert join.counters["label_unknown"] == 1
+    assert join.fold(prediction("nobody", 1_000), 9) == []
+    fold(join, [label("nobody at all", 1_000, 1)], start=10)
+    assert join.counters["label_unknown"] == 2
+
+
+def test_second_label_is_counted_and_the_first_one_counts() -> None:
+    join = Join(RULES, GROUP)
+    samples = fold(
+        join,
+        [
+            prediction("a", 0),
+            label("a", 10, 0, value=True),
+            label("a", 20, 1, value=False),
+            label("b", 10, 2, value=True),
+            label("b", 20, 3, value=False),
+            prediction("b", 0),
+        ],
+    )
+    assert told(samples) == [("a", "label", True), ("b", "label", True)]
+    assert join.counters["label_duplicate"] == 2
+
+
+def test_label_after_the_horizon_is_a_counted_correction() -> None:
+    join = Join(RULES, GROUP)
+    samples = fold(join, [prediction("a", 0), *predictions_until(101), progress(121), label("a", 110, 2_000)])
+    assert told(samples) == [("a", "absent", False)]
+    assert join.counters["label_correction"] == 1
+
+
+def test_correction_is_learned_only_if_the_spec_says_so_and_once() -> None:
+    join = Join(JoinRules(within=100, absent=False, lateness=20, learn_corrections=True), GROUP)
+    made = prediction("a", 0)
+    late = [label("a", 110, 2_000), label("a", 115, 2_001)]
+    samples = fold(join, [made, *predictions_until(101), progress(121), *late])
+    assert told(samples) == [("a", "absent", False), ("a", "correction", True)]
+    assert samples[1].vector == made.vector
+    assert join.counters["label_correction"] == 1
+    assert join.counters["label_duplicate"] == 1
+
+
+def test_label_beyond_the_horizon_never_overtakes_the_absent_sample() -> None:
+    join = Join(JoinRules(within=100, absent=False, lateness=20, learn_corrections=True), GROUP)
+    samples = fold(join, [prediction("a", 0), label("a", 150, 0), *predictions_until(101), progress(121)])
+    assert [(s.kind, s.offset, s.index) for s in samples] == [("absent", 4, 0), ("correction", 4, 1)]
+
+
+def test_label_feed_that_stands_still_holds_the_absents_back() -> None:
+    join = Join(RULES, GROUP)
+    assert fold(join, [prediction("a", 0), *predictions_until(10**9)]) == []
+    assert join.label_clock is None
+    samples = fold(join, [progress(121)], start=3)
+    assert told(samples) == [("a", "absent", False)]
+    assert (samples[0].label_t, samples[0].offset) == (100, 3)
+
+
+def test_one_group_of_the_label_source_that_stands_still_holds_the_absents_back() -> None:
+    join = Join(RULES, GROUP)
+    records = [prediction("a", 0), *predictions_until(10**9), progress(0, source="labels.v1/1")]
+    assert fold(join, [*records, progress(10**9)]) == []
+    assert told(fold(join, [progress(121, source="labels.v1/1")], start=9)) == [("a", "absent", False)]
+
+
+def test_group_that_was_never_heard_holds_the_absents_back_when_it_is_expected() -> None:
+    rules = msgspec.structs.replace(RULES, feeds=(FEED, "labels.v1/1"))
+    join = Join(rules, GROUP)
+    assert fold(join, [prediction("a", 0), *predictions_until(10**9), progress(10**9)]) == []
+    assert told(fold(join, [progress(121, source="labels.v1/1")], start=9)) == [("a", "absent", False)]
+
+
+def test_label_clock_is_not_turned_back_by_a_group_that_turns_up_late() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [progress(500), progress(0, source="labels.v1/1"), progress(600)])
+    assert join.label_clock == 500
+
+
+def test_quiet_label_source_is_taken_for_alive_for_the_agreed_silence() -> None:
+    rules = msgspec.structs.replace(RULES, silence=50)
+    samples = fold(
+        Join(rules, GROUP), [prediction("a", 0), *predictions_until(101), progress(70), progress(71)]
+    )
+    assert [(s.kind, s.offset) for s in samples] == [("absent", 4)]
+
+
+def test_label_in_time_is_not_beaten_by_the_expiry_that_it_causes() -> None:
+    rules = msgspec.structs.replace(RULES, silence=1_000)
+    records = [
+        prediction("a", 0),
+        prediction("b", 1),
+        *predictions_until(500),
+        label("x", 90, 0),
+        label("a", 90, 1),
+    ]
+    assert told(fold(Join(rules, GROUP), records)) == [("b", "absent", False), ("a", "label", True)]
+
+
+# -- which prediction counts
+
+
+def test_first_api_record_counts_else_the_first_stream_one() -> None:
+    join = Join(RULES, GROUP)
+    records: list[LogRecord] = [
+        prediction("a", 0, "stream", score=0.1),
+        prediction("a", 0, "api", score=0.2),
+        prediction("a", 0, "api", score=0.3),
+        prediction("a", 0, "stream", score=0.4),
+        prediction("b", 0, "stream", score=0.5),
+        prediction("b", 0, "stream", score=0.6),
+        label("a", 1, 0),
+        label("b", 1, 1),
+    ]
+    assert [(s.id, s.origin, s.score) for s in fold(join, records)] == [
+        ("a", "api", 0.2),
+        ("b", "stream", 0.5),
+    ]
+    assert join.counters["prediction_duplicate"] == 4
+
+
+def test_late_stream_prediction_of_a_sample_that_left_is_recognised() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [prediction("a", 0), label("a", 1, 0), prediction("a", 0, "stream")])
+    assert join.counters["prediction_duplicate"] == 1
+    assert join.pending_count == 0
+
+
+def test_prediction_whose_id_may_be_forgotten_is_dropped_as_late() -> None:
+    join = Join(RULES, GROUP)
+    clock = [*predictions_until(1_000), progress(1_000)]
+    assert fold(join, [prediction("a", 0), label("a", 1, 0), *clock]) != []
+    assert fold(join, [prediction("a", 0, "stream"), label("z", 1_100, 1_001)], start=10) == []
+    assert join.counters["prediction_late"] == 1
+
+
+def test_fallback_score_never_waits_and_its_label_is_told_from_unknown_ones() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [prediction("a", 0, flags=["fallback"]), label("a", 1, 0)])
+    assert fold(join, [*predictions_until(1_000), progress(1_000)], start=2) == []
+    assert join.counters["prediction_fallback"] == 1
+    assert join.counters["label_fallback"] == 1
+    assert join.counters["label_unknown"] == 0
+
+
+def test_stream_prediction_after_a_fallback_answer_is_learned() -> None:
+    samples = fold(
+        Join(RULES, GROUP),
+        [prediction("a", 0, flags=["fallback"]), label("a", 1, 0), prediction("a", 0, "stream")],
+    )
+    assert [(s.id, s.origin) for s in samples] == [("a", "stream")]
+
+
+def test_prediction_without_an_absent_value_is_dropped_at_the_horizon_and_counted() -> None:
+    for absent in (UNSET, None):
+        join = Join(JoinRules(within=100, absent=absent), GROUP)
+        assert fold(join, [prediction("a", 0), *predictions_until(101), progress(101)]) == []
+        assert join.counters["prediction_unlabelled"] == 1
+
+
+# -- time
+
+
+def test_stray_from_the_future_expires_nothing() -> None:
+    join = Join(RULES, GROUP)
+    far = 10**12
+    records: list[LogRecord] = [
+        prediction("a", 0),
+        prediction("stray", far),
+        prediction("stray", far, "stream"),
+        prediction("b", 1),
+        label("stray", far, 0),
+        label("stray", far, 1),
+        label("x", 5, 2),
+    ]
+    assert told(fold(join, records)) == [("stray", "label", True)]
+    assert (join.prediction_clock, join.label_clock) == (1, 5)
+
+
+def test_expiries_leave_in_deadline_then_id_order_before_the_record_that_caused_them() -> None:
+    join = Join(JoinRules(within=100, absent=False), GROUP)
+    waiting = [prediction("c", 2), prediction("b", 1), prediction("a", 2)]
+    records = [*waiting, label("late", 1_000, 0), prediction("late", 1_000), *predictions_until(1_000)]
+    samples = fold(join, [*records, progress(150, offset=1), label("~clock1", 999, 1)])
+    assert [(s.id, s.kind, s.index) for s in samples] == [
+        ("late", "label", 0),
+        ("b", "absent", 0),
+        ("a", "absent", 1),
+        ("c", "absent", 2),
+        ("~clock1", "label", 0),
+    ]
+
+
+def test_labels_that_may_be_revised_leave_at_the_horizon_with_the_last_in_event_time() -> None:
+    rules = msgspec.structs.replace(RULES, counts="last")
+    join = Join(rules, GROUP)
+    revisions = [label("a", 50, 0, 1), label("a", 90, 1, 2), label("a", 70, 2, 3), label("a", 101, 3, 4)]
+    records = [prediction("a", 0), *revisions, *predictions_until(101)]
+    assert fold(join, records) == []
+    (sample,) = fold(join, [progress(121)], start=len(records))
+    assert (sample.label, sample.label_t, sample.kind) == (2, 90, "label")
+    assert (join.counters["label_revised"], join.counters["label_correction"]) == (2, 1)
+
+
+def test_offsets_of_a_crashed_forwarder_that_come_again_have_no_effect() -> None:
+    join, store = Join(RULES, GROUP), Store()
+    fold(join, [label("a", 1, 4), progress(3, offset=7), label("b", 2, 7)])
+    cells = dict(store.commit(join))
+    repeated = [label("a", 1, 4), label("x", 1, 6), progress(3, offset=7), label("b", 2, 7)]
+    assert fold(join, repeated, start=3) == []
+    assert store.commit(join) == cells
+    assert (join.counters["label_repeated"], join.counters["progress_repeated"]) == (3, 1)
+
+
+def test_progress_at_the_same_offset_may_move_the_clock_on() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [progress(3, offset=7), progress(9, offset=7)])
+    assert join.label_clock == 9
+
+
+# -- the quota, memory, and coming back
+
+
+def test_join_is_full_when_the_quota_waits() -> None:
+    join = Join(msgspec.structs.replace(RULES, max_pending=3), GROUP)
+    fold(join, [prediction("a", 5), prediction("b", 3)])
+    assert (join.full, join.pending_count, join.oldest_pending) == (False, 2, 3)
+    fold(join, [label("c", 1, 0)], start=2)
+    assert join.full
+    fold(join, [label("b", 1, 1)], start=3)
+    assert (join.full, join.oldest_pending) == (False, 5)
+
+
+def test_ids_are_forgotten_and_memory_is_bounded() -> None:
+    join = Join(msgspec.structs.replace(RULES, learn_corrections=True), GROUP)
+    for n in range(2_000):
+        fold(join, [prediction(f"p{n}", n), progress(n, offset=n)], start=3 * n)
+        if n % 3 == 0:
+            join.fold(label(f"p{n}", n, n), 3 * n + 2)
+    assert len(Store().commit(join)) < 2 * (100 + 20 + 100 + 20)
+    assert join.pending_bytes < 60_000
+
+
+def test_id_without_corrections_is_remembered_in_few_bytes() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [prediction("a", 1_700_000_000_000), label("a", 1_700_000_000_000, 0)])
+    (cell,) = [cell for key, cell in Store().commit(join).items() if key != b"m"]
+    assert len(cell) <= 24
+
+
+def test_join_of_other_rules_is_refused() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [prediction("a", 0)])
+    cells = Store().commit(join).items()
+    with pytest.raises(RulesError, match="within"):
+        Join.load(msgspec.structs.replace(RULES, within=101), GROUP, cells)
+    assert Join.load(msgspec.structs.replace(RULES, max_pending=2), GROUP, cells).pending_count == 1
+
+
+def test_offsets_that_do_not_rise_are_refused() -> None:
+    join = Join(RULES, GROUP)
+    join.fold(prediction("a", 0), 5)
+    with pytest.raises(ValueError, match="offset 5 after 5"):
+        join.fold(prediction("b", 0), 5)
+
+
+# -- against the oracle
+
+TIMES = st.one_of(
+    st.integers(0, 60), st.integers(0, 60), st.integers(-10, 200), st.sampled_from([10**6, 10**12])
+)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+LABELS = st.one_of(st.booleans(), st.integers(0, 3), FLOATS, st.sampled_from(["good", "bad"]))
+VALUES: st.SearchStrategy[Value] = st.one_of(
+    st.booleans(), st.integers(-(2**63), 2**63 - 1), FLOATS, st.text(max_size=4), st.none()
+)
+IDS = st.sampled_from(["a", "b", "c", "d", "é", "~"])
+SOURCES = st.sampled_from(["labels.v1/0", "labels.v1/1"])
+
+
+@st.composite
+def rules_drawn(draw: st.DrawFn) -> JoinRules:
+    return JoinRules(
+        within=draw(st.integers(0, 40)),
+        absent=draw(st.sampled_from([False, False, False, 0.0, UNSET, None])),
+        silence=draw(st.sampled_from([0, 0, 5, 50])),
+        lateness=draw(st.sampled_from([0, 3, 20])),
+        counts=draw(st.sampled_from(["first", "last"])),
+        learn_corrections=draw(st.booleans()),
+        feeds=draw(st.sampled_from([(), (), ("labels.v1/0",), ("labels.v1/1", "labels.v1/0")])),
+    )
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[LogRecord]:
+    """A log in which time mostly rises, forwarders crash and repeat, and one of the two groups may fall silent."""
+    log: list[LogRecord] = []
+    offsets = {"labels.v1/0": 0, "labels.v1/1": 0}
+    sent: dict[str, list[LogRecord]] = {"labels.v1/0": [], "labels.v1/1": []}
+    now = 0
+    for _ in range(draw(st.integers(1, 50))):
+        now += draw(st.sampled_from([0, 0, 1, 1, 2, 5, 15]))
+        t = draw(st.one_of(st.just(now), st.just(now), TIMES, st.integers(0, 20).map(lambda d: now - d)))  # noqa: B023
+        source = draw(SOURCES)
+        what = draw(st.sampled_from(["prediction"] * 6 + ["label"] * 5 + ["progress"] * 3 + ["crash"]))
+        if what == "prediction":
+            log.append(draw(predictions_drawn(t)))
+        elif what == "label":
+            offsets[source] += draw(st.integers(0, 2))
+            made = LabelRecord(id=draw(IDS), t=t, label=draw(LABELS), source=source, offset=offsets[source])
+            offsets[source] += 1
+            sent[source].append(made)
+            log.append(made)
+        elif what == "progress":
+            at = min(t, now)
+            sent[source].append(ProgressRecord(source=source, offset=offsets[source], t=at))
+            log.append(sent[source][-1])
+        else:
+            log.extend(sent[source][-draw(st.integers(1, 6)) :])
+    return log
+
+
+@st.composite
+def predictions_drawn(draw: st.DrawFn, t: int) -> PredictionRecord:
+    return PredictionRecord(
+        id=draw(IDS),
+        t=t,
+        origin=draw(st.sampled_from(["api", "stream"])),
+        vector=draw(st.lists(VALUES, max_size=4)),
+        score=draw(st.one_of(FLOATS, st.just({"b": 0.25, "a": 1}), st.none())),
+        version=draw(st.integers(0, 9)),
+        fingerprint=draw(st.sampled_from(["f", "g"])),
+        as_of={},
+        event=Raw(draw(st.sampled_from([b'{"x":1}', b'{"x" : 1.0}', b"{}"]))),
+        flags=draw(st.sampled_from([[], [], [], ["unknown"], ["fallback"]])),
+    )
+
+
+def oracle_of(rules: JoinRules) -> Oracle:
+    return Oracle(
+        Rules(
+            within=rules.within,
+            absent=rules.absent,
+            silence=rules.silence,
+            lateness=rules.lateness,
+            counts=rules.counts,
+            learn_corrections=rules.learn_corrections,
+            feeds=rules.feeds,
+        ),
+        GROUP,
+    )
+
+
+@given(rules_drawn(), logs())
+@settings(max_examples=400, deadline=None)
+def test_join_equals_the_brute_force_oracle_by_bits(rules: JoinRules, log: list[LogRecord]) -> None:
+    join, oracle = Join(rules, GROUP), oracle_of(rules)
+    for offset, record in enumerate(log):
+        got = [encode_sample(sample) for sample in join.fold(record, offset)]
+        assert got == [encode_sample(sample) for sample in oracle.fold(record, offset)], record
+    assert +join.counters == +oracle.counters
+
+
+@given(rules_drawn(), logs(), st.data())
+@settings(max_examples=200, deadline=None)
+def test_restart_at_any_points_changes_no_sample_and_no_cell(
+    rules: JoinRules, log: list[LogRecord], data: st.DataObject
+) -> None:
+    whole = Join(rules, GROUP)
+    expected = [encode_sample(sample) for sample in fold(whole, log)]
+    restarts = data.draw(st.sets(st.integers(0, len(log))))
+
+    join, store = Join(rules, GROUP), Store()
+    got: list[bytes] = []
+    for offset, record in enumerate(log):
+        if offset in restarts:
+            join = Join.load(rules, GROUP, sorted(store.items(), reverse=offset % 2 == 0))
+            assert join.take_writes() == {}
+        got += [encode_sample(sample) for sample in join.fold(decode_record(encode_record(record)), offset)]
+        store.commit(join)
+    assert got == expected
+    assert store == Store().commit(whole)
+    assert join.pending_count == whole.pending_count
+    assert join.pending_bytes == whole.pending_bytes
+    assert join.oldest_pending == whole.oldest_pending
+
+
+@given(rules_drawn(), logs())
+@settings(max_examples=200, deadline=None)
+def test_every_label_and_every_prediction_is_accounted_for_once(
+    rules: JoinRules, log: list[LogRecord]
+) -> None:
+    join = Join(rules, GROUP)
+    samples = fold(join, log)
+    counted = join.counters
+    unlearned = counted["prediction_unlabelled"] + counted["prediction_duplicate"]
+    unlearned += counted["prediction_fallback"] + counted["prediction_late"]
+    learned = [sample for sample in samples if sample.kind != "correction"]
+    waiting = sum(key.startswith(b"p") for key in Store().commit(join))
+    assert sum(isinstance(record, PredictionRecord) for record in log) == len(learned) + unlearned + waiting
+    assert len(learned) == counted["label_joined"] + counted["prediction_absent"]
+    assert len({(sample.offset, sample.index) for sample in samples}) == len(samples)
+
+
+# -- the records
+
+
+@given(
+    st.lists(VALUES), st.one_of(FLOATS, st.integers(-(2**63), 2**63 - 1), st.dictionaries(st.text(), FLOATS))
+)
+@example([5e-324, 1.7976931348623157e308, -0.0, 0.1 + 0.2, 1, 1.0, True], -0.0)
+def test_every_bit_of_a_vector_survives_the_log(vector: list[Value], score: Any) -> None:
+    record = msgspec.structs.replace(prediction("a", 0), vector=vector, score=score)
+    read = decode_record(encode_record(record))
+    assert isinstance(read, PredictionRecord)
+    assert bits(read.vector) == bits(vector)
+    assert bits(read.score) == bits(score)
+    assert bytes(read.event) == bytes(record.event)
+
+
+def bits(value: Any) -> Any:
+    if isinstance(value, float):
+        return struct.pack(">d", value)
+    if isinstance(value, list):
+        return [bits(item) for item in value]
+    if isinstance(value, dict):
+        return [(key, bits(item)) for key, item in value.items()]
+    return type(value), value
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 2**63, -(2**63) - 1])
+def test_numbers_that_json_cannot_carry_are_refused_when_written(bad: float) -> None:
+    made = prediction("a", 0)
+    (sample,) = fold(Join(RULES, GROUP), [made, label("a", 1, 0)])
+    for record in (
+        msgspec.structs.replace(made, vector=[1.0, bad]),
+        msgspec.structs.replace(made, score=bad),
+        msgspec.structs.replace(made, score={"a": bad}),
+        label("a", 1, 0, value=bad),
+    ):
+        with pytest.raises(ValueError, match="cannot carry"):
+            encode_record(record)
+    with pytest.raises(ValueError, match="cannot carry"):
+        encode_sample(msgspec.structs.replace(sample, label=bad))
+
+
+@pytest.mark.parametrize("bad", [b"NaN", b"Infinity", b"1e400", b"9223372036854775808", b"[1]", b'{"a":1}'])
+def test_numbers_out_of_range_are_refused_when_read(bad: bytes) -> None:
+    text = encode_record(prediction("a", 0)).replace(b'"vector":[1,', b'"vector":[' + bad + b",")
+    with pytest.raises(msgspec.DecodeError):
+        decode_record(text)
+
+
+def test_sample_survives_its_topic() -> None:
+    (sample,) = fold(Join(RULES, GROUP), [prediction("a", 0), label("a", 1, 0)])
+    assert decode_sample(encode_sample(sample)) == sample
+    assert b'"from":"' in encode_sample(sample)
