@@ -83,13 +83,17 @@ class Aggregation(Generic[T]):
 
     keeps: ClassVar[Kind | None] = None
     takes: ClassVar[tuple[type, ...]] = SCALARS
-    home: ClassVar[Home] = "cells"  # where partials of old events live: tiles by time, or the base of the state
+    home: ClassVar[Home] = (
+        "cells"  # where partials of old events live: tiles by time, or the base of the state
+    )
     compact: ClassVar[bool] = False  # whether closed blocks carry the partial as well, to be read in one step
     width: int = 1  # how many slots of a vector its value takes
 
     def __init__(self, column: object = None) -> None:
         use = type(self).__name__
-        self.column: Column | None = None if column is None else require(column_of(column, use), self.takes, use)
+        self.column: Column | None = (
+            None if column is None else require(column_of(column, use), self.takes, use)
+        )
         if (self.column is None) is not (self.keeps is None):
             raise DefinitionError(f"{use} needs a column" if self.keeps else f"{use} takes no column")
 
@@ -162,7 +166,9 @@ class Aggregation(Generic[T]):
     @overload
     def over(self, w1: Duration, /, *, delay: Duration = ...) -> Feature[T]: ...
     @overload
-    def over(self, w1: Duration, w2: Duration, /, *, delay: Duration = ...) -> tuple[Feature[T], Feature[T]]: ...
+    def over(
+        self, w1: Duration, w2: Duration, /, *, delay: Duration = ...
+    ) -> tuple[Feature[T], Feature[T]]: ...
     @overload
     def over(
         self, w1: Duration, w2: Duration, w3: Duration, /, *, delay: Duration = ...
@@ -173,7 +179,15 @@ class Aggregation(Generic[T]):
     ) -> tuple[Feature[T], Feature[T], Feature[T], Feature[T]]: ...
     @overload
     def over(
-        self, w1: Duration, w2: Duration, w3: Duration, w4: Duration, w5: Duration, /, *, delay: Duration = ...
+        self,
+        w1: Duration,
+        w2: Duration,
+        w3: Duration,
+        w4: Duration,
+        w5: Duration,
+        /,
+        *,
+        delay: Duration = ...,
     ) -> tuple[Feature[T], Feature[T], Feature[T], Feature[T], Feature[T]]: ...
 
     def over(self, *widths: Duration, delay: Duration = "0ms") -> Any:

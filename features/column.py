@@ -56,7 +56,9 @@ def column_of(attribute: object, use: str) -> Column:
         return attribute
     owner = getattr(attribute, "__objclass__", None)
     name = getattr(attribute, "__name__", "")
-    if not (isinstance(owner, type) and issubclass(owner, msgspec.Struct) and name in owner.__struct_fields__):
+    if not (
+        isinstance(owner, type) and issubclass(owner, msgspec.Struct) and name in owner.__struct_fields__
+    ):
         raise DefinitionError(
             f"{use} is given {attribute!r}, which is no column",
             why="a column is an attribute of an event class (a msgspec.Struct)",
@@ -117,9 +119,13 @@ def number(value: Any, column: Column) -> float:
     """
     x = float(value)
     if not -LARGEST < x < LARGEST:  # also true of NaN
-        raise EventRefused("number_out_of_range", f"{column} is {value!r}", fix="send a finite number below 2**96")
+        raise EventRefused(
+            "number_out_of_range", f"{column} is {value!r}", fix="send a finite number below 2**96"
+        )
     if column.type is int and not -_LONGEST_INT <= value <= _LONGEST_INT:
-        raise EventRefused("number_out_of_range", f"{column} is {value!r}", fix="send an integer of at most 2**53")
+        raise EventRefused(
+            "number_out_of_range", f"{column} is {value!r}", fix="send an integer of at most 2**53"
+        )
     if -_SMALL < x < _SMALL:
         return int(x * _SCALE) / UNIT
     return x

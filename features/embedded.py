@@ -159,7 +159,7 @@ class EmbeddedRedis:
                 raise EmbeddedRedisError(
                     f"redis-server ended with code {process.returncode}:\n{self._log_tail()}"
                 )
-            if _answers_ping(self._port):
+            if _answers(self._port, process.pid):
                 return
         self.kill()
         raise EmbeddedRedisError(
@@ -239,11 +239,17 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _answers_ping(port: int) -> bool:
-    """Whether the server accepts and is done loading its data (before that it answers `-LOADING`)."""
+def _answers(port: int, pid: int) -> bool:
+    """Whether this very process serves the port, and is done loading (before that PING gets `-LOADING`)."""
     try:
-        with socket.create_connection((_LOOPBACK, port), timeout=1.0) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
+        with (
+            socket.create_connection((_LOOPBACK, port), timeout=1.0) as connection,
+            connection.makefile("rb") as answers,
+        ):
+            connection.sendall(b"PING\r\nINFO server\r\n")
+            if answers.readline() != b"+PONG\r\n":
+                return False
+            length = int(answers.readline().removeprefix(b"$"))
+            return f"process_id:{pid}\r\n".encode() in answers.read(length)
     except (ConnectionError, TimeoutError):
         return False

@@ -1,12 +1,12 @@
 """What can go wrong in the features room.
 
-    HeadraceError            every failure a user meets: what, where, why, fix
-    ├── DefinitionError      the project file is wrong; nothing runs until it is mended
-    ├── EventRefused         one event is bad input; it goes to the dead letters (the others go on)
-    ├── StoreError           the store answered something that must not be ignored
-    │   ├── StoreUnavailable recoverable: pause and try again
-    │   └── StateCorrupt     fatal: a stored value is not what its position says
-    └── Fenced               another owner has claimed the fold group; stop writing to it
+HeadraceError            every failure a user meets: what, where, why, fix
+├── DefinitionError      the project file is wrong; nothing runs until it is mended
+├── EventRefused         one event is bad input; it goes to the dead letters (the others go on)
+├── StoreError           the store answered something that must not be ignored
+│   ├── StoreUnavailable recoverable: pause and try again
+│   └── StateCorrupt     fatal: a stored value is not what its position says
+└── Fenced               another owner has claimed the fold group; stop writing to it
 """
 
 from __future__ import annotations

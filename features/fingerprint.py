@@ -61,7 +61,8 @@ def _tree(function: Any) -> ast.AST:
         source = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError) as error:
         raise DefinitionError(
-            f"the source of {function.__qualname__} cannot be read", fix="define it with `def` in the project file"
+            f"the source of {function.__qualname__} cannot be read",
+            fix="define it with `def` in the project file",
         ) from error
     try:
         module = ast.parse(source)
@@ -94,7 +95,8 @@ def _reads(function: Any) -> dict[str, Any]:
     """Returns the values that a function, and whatever is nested in it, takes from outside."""
     code = function.__code__
     outside = {
-        name: cell.cell_contents for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+        name: cell.cell_contents
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
     }
     for name in _global_names(code):
         if name in function.__globals__:
@@ -115,7 +117,9 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _value(value: Any, name: str, function: Any, seen: dict[int, str]) -> str:
-    if value is None or isinstance(value, str | int | float | bool | bytes | date | datetime | timedelta | enum.Enum):
+    if value is None or isinstance(
+        value, str | int | float | bool | bytes | date | datetime | timedelta | enum.Enum
+    ):
         if isinstance(value, float) and not math.isfinite(value):
             return f"float {value!r}"
         return f"{type(value).__name__} {value!r}"
@@ -131,7 +135,9 @@ def _value(value: Any, name: str, function: Any, seen: dict[int, str]) -> str:
         return f"library {value.__module__}.{value.__qualname__}"
     if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] in sys.stdlib_module_names:
         return f"library {value.__name__}"
-    if isinstance(value, type) and issubclass(value, msgspec.Struct | enum.Enum | BaseException | int | float | str):
+    if isinstance(value, type) and issubclass(
+        value, msgspec.Struct | enum.Enum | BaseException | int | float | str
+    ):
         return f"class {value.__module__}.{value.__qualname__}"
     if isinstance(value, type) and value.__module__.partition(".")[0] in sys.stdlib_module_names:
         return f"class {value.__module__}.{value.__qualname__}"

@@ -57,7 +57,8 @@ class StatePlan:
         first = views[0]
         self.source = source
         self.entity = entity
-        self.where: Callable[[Any], bool] | None = first.where
+        self.where = first.where
+        self.keep = _both(source.filter, first.where)
         self.name = f"{entity.name} of {source.topic}"
         self.lateness = source.lateness
         self.revises = source.revises
@@ -143,7 +144,9 @@ class StatePlan:
                 lives_on = isinstance(feature.window, Lifetime)
                 if part.compact:
                     sums.setdefault(part.kin, (part, column))
-                if part.home == "cells" and not lives_on and part.kin[0] != "span":  # a cell's head is its span
+                if (
+                    part.home == "cells" and not lives_on and part.kin[0] != "span"
+                ):  # a cell's head is its span
                     cells.setdefault(part.kin, (part, column))
                 if part.home == "base" or lives_on:
                     forget = feature.window.forget_after if isinstance(feature.window, Lifetime) else 0
@@ -179,7 +182,11 @@ class StatePlan:
 
     def _follows_key(self) -> bool:
         source = self.source
-        return source.key is not None and source.partitioner == "murmur2" and self.by == (source.locate(source.key),)
+        return (
+            source.key is not None
+            and source.partitioner == "murmur2"
+            and self.by == (source.locate(source.key),)
+        )
 
     # what runs for each event
 
@@ -208,7 +215,9 @@ def plans_of(views: Sequence[type[FeatureView]]) -> list[StatePlan]:
     """Returns one plan for each source, entity and filter that views share, in the order of the views."""
     groups: dict[tuple[int, int, int], list[type[FeatureView]]] = {}
     for view in views:
-        groups.setdefault((id(view.source), id(view.of), id(view.where) if view.where else 0), []).append(view)
+        groups.setdefault((id(view.source), id(view.of), id(view.where) if view.where else 0), []).append(
+            view
+        )
     return [StatePlan(members[0].source, members[0].of, members) for members in groups.values()]
 
 
@@ -229,6 +238,14 @@ def key_columns(source: Source[Any], entity: Entity, where: str) -> tuple[str, .
         why=f"its key is not among the columns of {source.event.__name__}",
         fix=f"add the column to the entity: Entity({entity.name!r}, by=(..., {source.event.__name__}.<column>))",
     )
+
+
+def _both(
+    one: Callable[[Any], bool] | None, other: Callable[[Any], bool] | None
+) -> Callable[[Any], bool] | None:
+    if one is None or other is None:
+        return one or other
+    return lambda event: one(event) and other(event)
 
 
 def _parts(features: Sequence[Feature[Any]]) -> list[Aggregation[Any]]:
@@ -262,5 +279,7 @@ def _keeper(column: Column, kind: Kind) -> Callable[[Any], Any]:
 
 def _text(value: str) -> str:
     if len(value) > 1024:
-        raise EventRefused("text_too_long", f"a kept text has {len(value)} characters", fix="keep at most 1,024")
+        raise EventRefused(
+            "text_too_long", f"a kept text has {len(value)} characters", fix="keep at most 1,024"
+        )
     return value

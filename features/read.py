@@ -110,9 +110,14 @@ class Reader:
             if bound:
                 for name in names:
                     bounds[name] = bound
-        values = out if self._plain else [
-            out[taken[0]] if a is None else a.combine([out[k] for k in taken]) for a, taken in self._outputs
-        ]
+        values = (
+            out
+            if self._plain
+            else [
+                out[taken[0]] if a is None else a.combine([out[k] for k in taken])
+                for a, taken in self._outputs
+            ]
+        )
         late = any(s is not None and t <= _settled(plan, s) for s in states)
         return Row(values, bounds, newest, late)
 
@@ -164,7 +169,9 @@ class Reader:
                     bound += cell[2]
                 cells.append(cell)
             cut = place if place is not None and place[0] == k and not counted else None
-            seat = locate(s, mine.t, mine.id32) if mine is not None and s.blocks and mine.t <= s.newest else None
+            seat = (
+                locate(s, mine.t, mine.id32) if mine is not None and s.blocks and mine.t <= s.newest else None
+            )
             last = len(s.blocks) - 1
             for b, block in enumerate(s.blocks):
                 t0, dts = block.t0, block.t

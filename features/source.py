@@ -79,10 +79,14 @@ class Source(Generic[E]):
         self.ahead = duration_ms(ahead, "ahead")
         if self.lateness < 1:
             raise DefinitionError(
-                "lateness is zero", where=where, why="no two events could share a moment", fix='use at least "1ms"'
+                "lateness is zero",
+                where=where,
+                why="no two events could share a moment",
+                fix='use at least "1ms"',
             )
         self.partitioner = partitioner
         self.revises = revises
+        self.filter: Callable[[E], bool] | None = None  # which of its events views may see at all
         self._decoder = msgspec.json.Decoder(event)
         self.time_of: Callable[[E], int] = _time_reader(self.time)
 
@@ -91,7 +95,9 @@ class Source(Generic[E]):
         column = column_of(attribute, use)
         if column.owner is not event:
             raise DefinitionError(
-                f"{use}={column} is not a column of {event.__name__}", where=where, fix=f"use one of {event.__name__}"
+                f"{use}={column} is not a column of {event.__name__}",
+                where=where,
+                fix=f"use one of {event.__name__}",
             )
         return column
 

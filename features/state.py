@@ -49,7 +49,9 @@ class Block:
 
     __slots__ = ("cols", "raw", "t", "t0", "totals")
 
-    def __init__(self, t0: int, t: Any, cols: list[Any], raw: Any = None, totals: list[Any] | None = None) -> None:
+    def __init__(
+        self, t0: int, t: Any, cols: list[Any], raw: Any = None, totals: list[Any] | None = None
+    ) -> None:
         self.t0 = t0
         self.t = t
         self.cols = cols
@@ -89,14 +91,17 @@ class State:
         self.stamp = 0
         self.newest = self.floor = self.evicted = NEVER
         self.flags = 0
-        self.base: list[list[Any]] = []  # an entry of the plan's bases: [time of the newest event in it, partial]
+        self.base: list[
+            list[Any]
+        ] = []  # an entry of the plan's bases: [time of the newest event in it, partial]
         self.tiles: list[list[Any]] = []  # [start, size, events, first time, last time, partials]
 
 
 def new_block(plan: StatePlan, t: int, values: Values) -> Block:
     """Returns a block of one event."""
     cols: list[Any] = [
-        [x] if kind == "text" else array(_TYPECODE[kind], (x,)) for kind, x in zip(plan.kinds, values, strict=True)
+        [x] if kind == "text" else array(_TYPECODE[kind], (x,))
+        for kind, x in zip(plan.kinds, values, strict=True)
     ]
     return Block(t, array("I", (0,)), cols)
 
@@ -115,7 +120,11 @@ def encode(plan: StatePlan, s: State) -> bytes:
         head, body = raw
         directory.append(head)
         data.append(body)
-    base = _pack([[t, a.freeze(p)] for (t, p), (a, *_) in zip(s.base, plan.bases, strict=True)]) if s.base else b""
+    base = (
+        _pack([[t, a.freeze(p)] for (t, p), (a, *_) in zip(s.base, plan.bases, strict=True)])
+        if s.base
+        else b""
+    )
     tiles = _pack([[*cell[:5], _frozen(plan.cells, cell[5])] for cell in s.tiles]) if s.tiles else b""
     head = HEAD.pack(
         FORMAT, s.flags, len(blocks), len(kept), s.stamp, s.newest, s.floor, s.evicted, len(base), len(tiles)
@@ -131,7 +140,9 @@ def decode(plan: StatePlan, data: bytes) -> State:
     """
     s = State()
     try:
-        form, s.flags, count, ids, s.stamp, s.newest, s.floor, s.evicted, base, tiles = HEAD.unpack_from(data, 0)
+        form, s.flags, count, ids, s.stamp, s.newest, s.floor, s.evicted, base, tiles = HEAD.unpack_from(
+            data, 0
+        )
         if form != FORMAT:
             raise StateCorrupt(
                 f"state format {form} is not {FORMAT}",
@@ -142,13 +153,18 @@ def decode(plan: StatePlan, data: bytes) -> State:
         for k in range(count):
             entry = HEAD.size + k * _DIR.size
             t0, n, totals, size = _DIR.unpack_from(data, entry)
-            s.blocks.append(_view_block(plan, t0, n, totals, view[entry : entry + _DIR.size], view[at : at + size]))
+            s.blocks.append(
+                _view_block(plan, t0, n, totals, view[entry : entry + _DIR.size], view[at : at + size])
+            )
             s.n += n
             at += size
         s.ids.frombytes(view[at : at + 4 * ids])
         at += 4 * ids
         if base:
-            s.base = [[t, a.thaw(p)] for (t, p), (a, *_) in zip(_unpack(view[at : at + base]), plan.bases, strict=True)]
+            s.base = [
+                [t, a.thaw(p)]
+                for (t, p), (a, *_) in zip(_unpack(view[at : at + base]), plan.bases, strict=True)
+            ]
             at += base
         if tiles:
             s.tiles = [[*cell[:5], _thawed(plan.cells, cell[5])] for cell in _unpack(view[at : at + tiles])]

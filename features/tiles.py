@@ -103,7 +103,9 @@ def _coarsen(plan: StatePlan, s: State) -> None:
             previous[1] = max(previous[1], start + size - previous[0])
             previous[2] += n
             previous[4] = last
-            previous[5] = [a.merge(p, q) for (a, _), p, q in zip(plan.cells, previous[5], partials, strict=True)]
+            previous[5] = [
+                a.merge(p, q) for (a, _), p, q in zip(plan.cells, previous[5], partials, strict=True)
+            ]
         else:
             merged.append([start, size, n, first, last, partials])
     s.tiles = merged

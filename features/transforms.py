@@ -58,7 +58,9 @@ def function_input(function: Callable[..., Any], event: type[msgspec.Struct]) ->
     try:
         hints = typing.get_type_hints(function)
     except NameError as error:
-        raise DefinitionError(f"the types of {name} cannot be resolved: {error}", fix="define them above") from error
+        raise DefinitionError(
+            f"the types of {name} cannot be resolved: {error}", fix="define them above"
+        ) from error
     arguments = list(inspect.signature(function).parameters)
     views: list[type[FeatureView]] = []
     pick: list[int] = []  # for each argument: -1 the request, else the index of its view
@@ -89,7 +91,8 @@ def _result(hint: Any, name: str) -> tuple[type, bool]:
     kinds = [member for member in members if member is not type(None)]
     if len(kinds) != 1 or kinds[0] not in _SCALARS:
         raise DefinitionError(
-            f"{name} returns {getattr(hint, '__name__', hint)}", fix="annotate a result of float, int, bool or str"
+            f"{name} returns {getattr(hint, '__name__', hint)}",
+            fix="annotate a result of float, int, bool or str",
         )
     return kinds[0], len(members) > len(kinds)
 
@@ -121,11 +124,18 @@ def _calendar(what: str, column: object, tz: str, kind: type, read: Callable[[da
     try:
         zone = ZoneInfo(tz)
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise DefinitionError(f"time zone {tz!r} is unknown", fix='use a name like "Europe/Zurich"') from error
+        raise DefinitionError(
+            f"time zone {tz!r} is unknown", fix='use a name like "Europe/Zurich"'
+        ) from error
     get = attrgetter(time.name)
     name = what.partition("_")[0]
     return Input(
-        f"{time.name}.{name}", kind, False, (), lambda event: read(get(event).astimezone(zone)), f"{what} {time} {tz}"
+        f"{time.name}.{name}",
+        kind,
+        False,
+        (),
+        lambda event: read(get(event).astimezone(zone)),
+        f"{what} {time} {tz}",
     )
 
 
@@ -142,7 +152,9 @@ def distance(latitude: float, longitude: float, *, to: tuple[object, object]) ->
     here = (column_of(latitude, "distance"), column_of(longitude, "distance"))
     there = to
     if not all(isinstance(feature, Feature) for feature in there):
-        raise DefinitionError("distance(to=...) is not two features", fix="give it (View.last_lat, View.last_lon)")
+        raise DefinitionError(
+            "distance(to=...) is not two features", fix="give it (View.last_lat, View.last_lon)"
+        )
     lat, lon = typing.cast("tuple[Feature[Any], Feature[Any]]", there)
     if lat.view is not lon.view:
         raise DefinitionError("distance(to=...) names two views", fix="take both features from one view")
@@ -165,7 +177,10 @@ def haversine_km(lat1: float, lon1: float, lat2: float, lon2: float) -> float:
         224
     """
     p1, p2 = math.radians(lat1), math.radians(lat2)
-    a = math.sin((p2 - p1) / 2) ** 2 + math.cos(p1) * math.cos(p2) * math.sin(math.radians(lon2 - lon1) / 2) ** 2
+    a = (
+        math.sin((p2 - p1) / 2) ** 2
+        + math.cos(p1) * math.cos(p2) * math.sin(math.radians(lon2 - lon1) / 2) ** 2
+    )
     return 2 * EARTH_KM * math.asin(min(1.0, math.sqrt(a)))
 
 

@@ -55,7 +55,9 @@ class Vector:
     def __init__(self, request: Source[Any], inputs: Sequence[object], plans: Sequence[StatePlan]) -> None:
         self.request = request
         if not inputs:
-            raise DefinitionError("a model has no inputs", fix="list columns, views or functions in inputs=[...]")
+            raise DefinitionError(
+                "a model has no inputs", fix="list columns, views or functions in inputs=[...]"
+            )
         self._views: list[type[FeatureView]] = []
         self._steps: list[tuple[Input | None, int, list[int], list[int]]] = []
         self.slots: list[Slot] = []
@@ -128,10 +130,17 @@ class Vector:
         bound: dict[int, int] = {}
         for view in self._views:
             plan = next(
-                (p for p in plans if p.source is view.source and p.entity is view.of and p.where is view.where), None
+                (
+                    p
+                    for p in plans
+                    if p.source is view.source and p.entity is view.of and p.where is view.where
+                ),
+                None,
             )
             if plan is None:
-                raise DefinitionError(f"view {view.__name__} is not part of the project", fix="add it to views=[...]")
+                raise DefinitionError(
+                    f"view {view.__name__} is not part of the project", fix="add it to views=[...]"
+                )
             if id(plan) not in bound:
                 bound[id(plan)] = len(self.wanted)
                 self.wanted.append(Wanted(plan, _request_key(self.request, view)))
@@ -156,7 +165,9 @@ class Vector:
         Raises:
             EventRefused: a function failed on this request, or a value is not finite.
         """
-        owns = [self._own(wanted.plan, event, t, place) for wanted, place in zip(self.wanted, home, strict=True)]
+        owns = [
+            self._own(wanted.plan, event, t, place) for wanted, place in zip(self.wanted, home, strict=True)
+        ]
         rows: list[Row] = []
         flags: list[str] = []
         newest = NEVER
@@ -175,7 +186,7 @@ class Vector:
         return Assembled(self._vector(event, rows), flags, newest)
 
     def _own(self, plan: StatePlan, event: Any, t: int, place: int) -> Own | None:
-        if plan.source is not self.request or (plan.where is not None and not plan.where(event)):
+        if plan.source is not self.request or (plan.keep is not None and not plan.keep(event)):
             return None
         return Own(t, identity(plan.source.id_of(event)), plan.extract(event), place)
 
@@ -196,7 +207,9 @@ class Vector:
                     views[k] = reader.view(dict(zip(reader.names, rows[k].values, strict=True)))
             try:
                 value = made.call(event, *[views[k] for k in indices])
-            except Exception as error:  # a user's function may raise anything; the event is refused, not the worker lost
+            except (
+                Exception
+            ) as error:  # a user's function may raise anything; the event is refused, not the worker lost
                 raise EventRefused(
                     "function_failed", f"{made.name} raised {type(error).__name__}: {error}", where="inputs"
                 ) from error

@@ -58,7 +58,11 @@ class FeatureView:
         cls.where = staticmethod(where) if where else None  # a plain function, not a method
         found = [(key, value) for key, value in vars(cls).items() if isinstance(value, Feature)]
         for key, value in vars(cls).items():
-            if not key.startswith("_") and isinstance(value, tuple) and any(isinstance(v, Feature) for v in value):
+            if (
+                not key.startswith("_")
+                and isinstance(value, tuple)
+                and any(isinstance(v, Feature) for v in value)
+            ):
                 raise DefinitionError(
                     f"{name}.{key} is given {len(value)} features at once",
                     fix="name each of them: a, b = Count().over('1h', '1d')",

@@ -64,7 +64,9 @@ class Calendar:
         return _began(self.since, self.tz, t - self.delay) - 1
 
     def __str__(self) -> str:
-        return f"since {self.since} ({self.tz})" + (f" delayed {duration_text(self.delay)}" if self.delay else "")
+        return f"since {self.since} ({self.tz})" + (
+            f" delayed {duration_text(self.delay)}" if self.delay else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ def sliding(width: Duration, delay: Duration = "0ms") -> Sliding:
 def calendar(since: Period, tz: str, delay: Duration = "0ms") -> Calendar:
     """Returns the window of a calendar period in a time zone of the IANA database."""
     if since not in _LONGEST:
-        raise DefinitionError(f"calendar window since {since!r} is unknown", fix=f"use one of {', '.join(_LONGEST)}")
+        raise DefinitionError(
+            f"calendar window since {since!r} is unknown", fix=f"use one of {', '.join(_LONGEST)}"
+        )
     try:
         ZoneInfo(tz)
     except (ZoneInfoNotFoundError, ValueError) as error:

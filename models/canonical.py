@@ -21,6 +21,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import functools
 import hashlib
 import marshal
 import pathlib
@@ -32,7 +33,7 @@ import types
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from river.compose import Pipeline
@@ -43,7 +44,7 @@ from models.errors import NotCanonical
 # `tests/models/test_canonical.py` pins its bytes, so a Python that changed them could not go unnoticed.
 _MARSHAL = 2
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
-_GENERATORS = (random.Random, np.random.RandomState, np.random.Generator, np.random.BitGenerator)
+GENERATORS: Final = (random.Random, np.random.RandomState, np.random.Generator, np.random.BitGenerator)
 _NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
 _IMMUTABLE = (
     *(int, float, complex, str, bytes, tuple, range, slice, type(...), type(NotImplemented)),
@@ -202,7 +203,8 @@ class _Walk:
             (np.generic, self._scalar),
             (frozenset, self._frozen),
             (set, self._set),
-            (_GENERATORS, self._generator),
+            (GENERATORS, self._generator),
+            (functools.partial, self._partial),
             (_IMMUTABLE, self._reduced),
         )
         for base, handler in by_base:
@@ -310,13 +312,19 @@ class _Walk:
         make, arguments, state, items, pairs, setter = padded[:6]
         if type(state) is dict and all(type(name) is str for name in state):
             state = {name: state[name] for name in sorted(state)}
-        held = state if type(state) is dict else getattr(value, "__dict__", {})
-        if "seed" in held:
-            self._enter(held["seed"] is None)
+        if type(state) is dict and "seed" in state:
+            self._enter(state["seed"] is None)
         listed = None if items is None else tuple(items)
         paired = None if pairs is None else tuple(tuple(pair) for pair in pairs)
         self.alive.append((state, listed, paired))
         self._values(_REDUCED, (make, arguments, state, listed, paired, setter))
+
+    def _partial(self, value: functools.partial[Any]) -> None:
+        # Its reduce tells whether anyone ever looked at its `__dict__`: None before, {} ever after.
+        if not self._seen(value):
+            held = (_name(type(value)), value.func, value.args, value.keywords, value.__dict__ or None)
+            self.alive.append(held)
+            self._values(_REDUCED, held)
 
     def _enter(self, seedless: bool) -> None:
         if seedless != self.seedless:
@@ -462,7 +470,7 @@ def explore(model: object) -> Iterator[Place]:
 
 def _below(place: Place) -> Iterator[Place]:
     path, value, seedless, owned = place
-    if isinstance(value, (*_NAMED, *_GENERATORS)):
+    if isinstance(value, (*_NAMED, *GENERATORS)):
         return
     if isinstance(value, dict):
         yield from (Place(f"{path}[{key!r}]", item, seedless, owned) for key, item in value.items())

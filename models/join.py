@@ -28,9 +28,9 @@ only a label in time is never beaten by the expiry that it causes itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
@@ -131,11 +131,11 @@ class _Clock(Struct, array_like=True, gc=False):
 
     def witness(self, ident: str, t: int) -> bool:
         """Whether the clock moved."""
-        if ident == self.ident and self.before != _NEVER:
+        before = self.before
+        if ident == self.ident and before != _NEVER:
             return False
-        time = min(t, self.before)
         self.before, self.ident = t, ident
-        return self.reach(time)
+        return self.reach(t if t < before else before)
 
     def reach(self, time: int) -> bool:
         if time <= self.now:
@@ -167,23 +167,30 @@ _meta = msgspec.msgpack.Decoder(_Meta).decode
 
 
 class _Cells:
-    """The encoded cells of one stage, by event ident, with what changed since the caller last asked."""
+    """The encoded cells of one stage, by event id, with what changed since the caller last asked."""
 
-    __slots__ = ("bytes", "of", "prefix", "writes")
+    __slots__ = ("bytes", "changed", "of", "prefix")
 
-    def __init__(self, prefix: bytes, writes: dict[bytes, bytes | None]) -> None:
+    def __init__(self, prefix: bytes) -> None:
         self.of: dict[str, bytes] = {}
         self.bytes = 0
+        self.changed: dict[str, None] = {}  # a set whose order is that of the log
         self.prefix = prefix
-        self.writes = writes
 
     def put(self, ident: str, cell: bytes) -> None:
-        self.bytes += len(cell) - len(self.of.get(ident, b""))
-        self.of[ident] = self.writes[self.prefix + ident.encode()] = cell
+        old = self.of.get(ident)
+        self.bytes += len(cell) if old is None else len(cell) - len(old)
+        self.of[ident] = cell
+        self.changed[ident] = None
 
     def drop(self, ident: str) -> None:
         self.bytes -= len(self.of.pop(ident))
-        self.writes[self.prefix + ident.encode()] = None
+        self.changed[ident] = None
+
+    def take(self, into: dict[bytes, bytes | None]) -> None:
+        prefix, of = self.prefix, self.of
+        into.update({prefix + ident.encode(): of.get(ident) for ident in self.changed})
+        self.changed.clear()
 
 
 class Join:
@@ -200,21 +207,26 @@ class Join:
         self._group = group
         self._absent = None if rules.absent is UNSET else rules.absent
         self._first = rules.counts == "first"
+        self._slack = rules.silence - rules.lateness
         self._memory = rules.lateness + (rules.within if rules.learn_corrections else 0)
 
         self._meta = _Meta(_rules_bytes(rules), _Clock(), _NEVER, {name: _Feed() for name in rules.feeds})
-        self._passed = _NEVER  # the horizon clock: the earlier of the two
-        self._writes: dict[bytes, bytes | None] = {}
+        self._passed = _NEVER  # the earlier of the two clocks, what is due is due by it
         self._moved = False
-        self._waiting = _Cells(b"p", self._writes)
-        self._done = _Cells(b"d", self._writes)
-        self._early = _Cells(b"e", self._writes)
+        self._waiting = _Cells(b"p")
+        self._done = _Cells(b"d")
+        self._early = _Cells(b"e")
 
         # (time, id): an entry stays when its id moves on, and is recognised as stale when it comes up.
         self._due: list[tuple[int, str]] = []
         self._forget: list[tuple[int, str]] = []
         self._give_up: list[tuple[int, str]] = []
 
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            PredictionRecord: self._on_prediction,
+            LabelRecord: self._on_label,
+            ProgressRecord: self._on_progress,
+        }
         self._folded = -1
         self._out: list[Sample] = []
 
@@ -230,7 +242,8 @@ class Join:
             join._restore(key[:1], key[1:].decode(), cell)
         for heap in (join._due, join._forget, join._give_up):
             heapify(heap)
-        join._writes.clear()
+        for stage in (join._waiting, join._done, join._early):
+            stage.changed.clear()
         join._pass()
         return join
 
@@ -243,21 +256,15 @@ class Join:
         self._folded = offset
         self._out = []
         self._moved = True
-        if isinstance(record, PredictionRecord):
-            self._on_prediction(record)
-        elif isinstance(record, LabelRecord):
-            self._on_label(record)
-        else:
-            self._on_progress(record)
+        self._handlers[record.__class__](record)
         return self._out
 
     def take_writes(self) -> dict[bytes, bytes | None]:
         """Cells that changed since the last call, by key: absolute values, None to delete."""
-        if self._moved:
-            self._writes[b"m"] = _encode(self._meta)
-            self._moved = False
-        writes = self._writes.copy()
-        self._writes.clear()
+        writes: dict[bytes, bytes | None] = {b"m": _encode(self._meta)} if self._moved else {}
+        self._moved = False
+        for stage in (self._waiting, self._done, self._early):
+            stage.take(writes)
         return writes
 
     @property
@@ -323,7 +330,7 @@ class Join:
             return
         feed.next = record.offset + 1
         if feed.clock.witness(record.id, record.t):
-            self._pass()
+            self._pass_labels()
         ident, label = record.id, (record.t, record.label)
         cell = self._waiting.of.get(ident)
         if cell is not None:
@@ -348,7 +355,7 @@ class Join:
         feed.next = record.offset
         # Progress is a clock already, guarded against strays where it was made.
         if feed.clock.reach(record.t):
-            self._pass()
+            self._pass_labels()
         self._expire()
 
     def _feed(self, group: str) -> _Feed:
@@ -496,32 +503,45 @@ class Join:
     # -- time ------------------------------------------------------------------------------------------------
 
     def _pass(self) -> None:
-        meta, rules = self._meta, self._rules
-        if meta.feeds:
-            meta.labels = max(meta.labels, min(feed.clock.now for feed in meta.feeds.values()))
-        self._passed = min(meta.predictions.now, meta.labels + rules.silence - rules.lateness)
+        """Reads the clocks, after one of them moved."""
+        meta = self._meta
+        predictions = meta.predictions.now
+        labels = meta.labels + self._slack
+        self._passed = labels if labels < predictions else predictions
+
+    def _pass_labels(self) -> None:
+        slowest = before = self._meta.labels
+        for feed in self._meta.feeds.values():
+            now = feed.clock.now
+            if now <= before:
+                return
+            if now < slowest or slowest == before:
+                slowest = now
+        self._meta.labels = slowest
+        self._pass()
 
     def _expire(self, held: str | None = None) -> None:
-        due, forget, give_up, passed = self._due, self._forget, self._give_up, self._passed
-        spared = []
+        passed = self._passed
+        if self._due and self._due[0][0] < passed:
+            self._expire_due(passed, held)
+        while self._forget and self._forget[0][0] < passed:
+            self._done.drop(heappop(self._forget)[1])
+        while self._give_up and self._give_up[0][0] < self._meta.predictions.now:
+            self._expire_early(*heappop(self._give_up))
+
+    def _expire_due(self, passed: int, held: str | None) -> None:
+        due, spared = self._due, []
         while due and due[0][0] < passed:
             entry = heappop(due)
             if entry[1] == held:
                 spared.append(entry)
-            else:
+            elif entry[1] in self._waiting.of:
                 self._expire_waiting(*entry)
         for entry in spared:
             heappush(due, entry)
-        while forget and forget[0][0] < passed:
-            self._done.drop(heappop(forget)[1])
-        while give_up and give_up[0][0] < self._meta.predictions.now:
-            self._expire_early(*heappop(give_up))
 
     def _expire_waiting(self, deadline: int, ident: str) -> None:
-        cell = self._waiting.of.get(ident)
-        if cell is None:
-            return
-        waiting = _waiting(cell)
+        waiting = _waiting(self._waiting.of[ident])
         if waiting.t + self._rules.within == deadline:
             self._waiting.drop(ident)
             self._leave(ident, waiting)

@@ -45,8 +45,8 @@ Scalar = bool | Int | float | str
 """A value that a model may be asked to learn."""
 Value = Scalar | None
 """One slot of a vector; None is a missing value."""
-Score = bool | Int | float | str | dict[str, Int | float] | None
-"""What a model answered: a number, a class, a probability per class, or nothing."""
+Score = Int | float | dict[str, Int | float] | None
+"""What a model answered: a number, a probability per class, or nothing."""
 
 
 class PredictionRecord(Struct, tag="prediction", frozen=True, gc=False, kw_only=True):

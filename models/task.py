@@ -41,8 +41,8 @@ def task_of(learner: object, label_type: type | None) -> Task:
     """The task of a learner under a label of this type; None says that no label is declared.
 
     River's learners are known by their base type, pipelines by that of their last step. Any other object goes
-    by its verbs: `score_one` without `predict_one` detects anomalies; else a bool label is binary, a str label
-    (or an int one, given `predict_proba_one`) multiclass, and any other number regression.
+    by its verbs: `score_one` without `predict_one` detects anomalies; else a bool label is binary, a str one
+    (or an int, given `predict_proba_one`) multiclass, and any other number regression.
 
     Raises:
         TaskRefused: the learner cannot do what the label asks for; the message says what would.

@@ -7,6 +7,7 @@ from river.linear_model import LogisticRegression
 from river.preprocessing import StandardScaler
 
 from features import Count, Distinct, Entity, FeatureView, Mean, Source, Sum
+from models import Label, ModelSpec, Project
 
 
 class Transaction(Struct, frozen=True):
@@ -45,3 +46,21 @@ class TerminalActivity(FeatureView, of=terminal, source=transactions):
 
 def amount_ratio(txn: Transaction, activity: CardActivity) -> float:
     return txn.amount / activity.mean_30d if activity.mean_30d else 1.0
+
+
+fraud = ModelSpec(
+    "fraud",
+    request=transactions,
+    inputs=[Transaction.amount, CardActivity, TerminalActivity, amount_ratio],
+    label=Label(chargebacks, value=Chargeback.fraud, within="14d", absent=False),
+    learner=StandardScaler() | LogisticRegression(),
+)
+
+
+class TerminalRisk(FeatureView, of=terminal, source=fraud.outcomes):
+    risk_1d, risk_7d, risk_30d = Mean(Chargeback.fraud).over("1d", "7d", "30d")
+
+
+fraud.add(TerminalRisk)
+
+project = Project("payments", fraud)

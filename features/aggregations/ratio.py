@@ -22,7 +22,9 @@ class Ratio(Aggregation[float | None]):
         super().__init__()
         for part in (dividend, divisor):
             if part.width != 1 or isinstance(part, Ratio):
-                raise DefinitionError(f"Ratio of {part!r}", fix="divide one number by another, such as Count()")
+                raise DefinitionError(
+                    f"Ratio of {part!r}", fix="divide one number by another, such as Count()"
+                )
         self._parts = (dividend, divisor)
 
     @property

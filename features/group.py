@@ -1,0 +1,213 @@
+"""A fold group at work: decoded records in, changed states and a new position out.
+
+Pure: it holds the states that it has been given and says which it needs. Whoever drives it (worker, replay, verify)
+reads them, sends the outputs and commits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from . import keys
+from .errors import EventRefused, StateCorrupt
+from .fold import Folded, fold
+from .plan import StatePlan
+from .source import Source
+from .state import State, decode, encode, stamp_of
+from .store import Group, Position, Writes
+
+ENTITIES = 256  # entities a commit
+BYTES = 256 * 1024  # bytes a commit
+
+
+class Prepared(NamedTuple):
+    """One record made ready: what each plan takes of its event, or why it is refused."""
+
+    offset: int
+    t: int
+    event: Any
+    parts: Sequence[tuple[int, str, int, Sequence[Any]]]  # plan, entity key, identity, values
+    refused: EventRefused | None = None
+
+
+class Batch(NamedTuple):
+    """What one commit writes, and where it ends."""
+
+    records: Sequence[Prepared]
+    writes: Writes
+    start: Position
+    end: Position
+
+
+class FoldGroup:
+    """The states of one partition of one log.
+
+    Args:
+        group: its place in the store.
+        source: what its records are.
+        plans: what they are folded into.
+        codes: the store's short code of each plan.
+        position: where it stands.
+        cache: how many states are kept decoded; the others are read again when they are needed.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        source: Source[Any],
+        plans: Sequence[StatePlan],
+        codes: Mapping[str, str],
+        position: Position,
+        cache: int = 100_000,
+    ) -> None:
+        self.group = group
+        self.source = source
+        self.plans = list(plans)
+        self.position = position
+        self.counts: Counter[str] = Counter()
+        self._prefixes = [keys.state_prefix(group.tag, codes[plan.fingerprint]) for plan in self.plans]
+        self._cache = cache
+        self._young: dict[
+            str, State | None
+        ] = {}  # two generations make a cheap approximation of the least recently used
+        self._old: dict[str, State | None] = {}
+
+    def prepare(self, offset: int, value: bytes | None) -> Prepared:
+        """Returns a record decoded and taken apart; a bad one carries its refusal."""
+        try:
+            if value is None:
+                raise EventRefused("no_value", "the record has no value", where=self.source.topic)
+            event = self.source.decode(value)
+            return self.take(offset, event)
+        except EventRefused as refused:
+            return Prepared(offset, 0, None, (), refused)
+
+    def take(self, offset: int, event: Any) -> Prepared:
+        """Returns what the plans take of an event.
+
+        Raises:
+            EventRefused: a value cannot be kept.
+        """
+        t = self.source.time_of(event)
+        parts = []
+        for k, plan in enumerate(self.plans):
+            if plan.keep is None or plan.keep(event):
+                parts.append(
+                    (
+                        k,
+                        self._prefixes[k] + plan.key_of(event),
+                        plan.identify(event, offset),
+                        plan.extract(event),
+                    )
+                )
+        return Prepared(offset, t, event, parts)
+
+    def missing(self, records: Sequence[Prepared]) -> list[str]:
+        """Returns the keys of the states that these records need and that are not at hand."""
+        young, old = self._young, self._old
+        if len(young) > self._cache // 2:
+            old = self._old = young
+            young = self._young = {}
+        wanted: dict[str, None] = {}
+        for record in records:
+            for _, key, _, _ in record.parts:
+                if key in young:
+                    continue
+                if key in old:
+                    young[key] = old.pop(key)
+                else:
+                    wanted[key] = None
+        return list(wanted)
+
+    def load(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
+        """Takes states as they are stored.
+
+        Raises:
+            StateCorrupt: one was changed beyond the group's position.
+        """
+        by_prefix = dict(zip(self._prefixes, self.plans, strict=True))
+        for key, data in zip(names, values, strict=True):
+            if data is None:
+                self._young[key] = None
+                continue
+            if stamp_of(data) > self.position.next:
+                raise StateCorrupt(
+                    f"a state was changed at {stamp_of(data)}, beyond position {self.position.next}",
+                    where=f"{self.group.name}, key {key}",
+                    fix="restore Redis from one backup, or rebuild the features under a new project name",
+                )
+            self._young[key] = decode(by_prefix[key[: key.index(".") + 1]], data)
+
+    def state(self, plan: int, entity: str) -> State | None:
+        """Returns a state at hand, as it stands now."""
+        key = self._prefixes[plan] + entity
+        return self._young.get(key) or self._old.get(key)
+
+    def drop(self, position: Position) -> None:
+        """Forgets everything cached and stands at a position that the store named."""
+        self._young.clear()
+        self._old.clear()
+        self.position = position
+
+    def fold(self, records: Sequence[Prepared], next_offset: int) -> Iterator[Batch]:
+        """Folds records whose states are at hand, a commit's worth at a time.
+
+        Args:
+            records: in the order of their offsets.
+            next_offset: the position after the last of them (beyond its offset where the log has gaps).
+
+        Yields:
+            Batches; the position has moved to the end of each when it is yielded.
+        """
+        dirty: dict[str, tuple[int, State]] = {}
+        start = self.position
+        begun = 0
+        for k, record in enumerate(records):
+            self.step(record, dirty)
+            if len(dirty) >= ENTITIES:
+                yield self._batch(records[begun : k + 1], dirty, start, record.offset + 1)
+                dirty = {}
+                begun, start = k + 1, self.position
+        if begun < len(records) or start.next < next_offset:
+            yield self._batch(records[begun:], dirty, start, next_offset)
+
+    def step(self, record: Prepared, dirty: dict[str, tuple[int, State]]) -> None:
+        """Folds one record; `dirty` receives the states that it changed."""
+        position = self.position
+        offset, t = record.offset, record.t
+        if record.refused is not None:
+            self.counts[record.refused.reason] += 1
+            self.position = position._replace(next=offset + 1)
+            return
+        clock = position.clock
+        young = self._young
+        for k, key, id32, values in record.parts:
+            plan = self.plans[k]
+            retain = plan.retain
+            if retain is not None and t <= clock - retain - plan.lateness:
+                self.counts["expired"] += 1
+                continue
+            state = young.get(key)
+            if state is None:
+                state = State()
+            outcome = fold(plan, state, t, id32, values, offset)
+            if outcome is Folded.FOLDED or outcome is Folded.REVISED:
+                young[key] = state
+                dirty[key] = (k, state)
+            if outcome is not Folded.FOLDED:
+                self.counts[outcome.name.lower()] += 1
+        agreed = min(t, position.previous)
+        self.position = Position(position.topic_id, offset + 1, max(clock, agreed), t, position.token)
+
+    def _batch(
+        self,
+        records: Sequence[Prepared],
+        dirty: dict[str, tuple[int, State]],
+        start: Position,
+        next_offset: int,
+    ) -> Batch:
+        self.position = self.position._replace(next=next_offset)
+        sets = {key: encode(self.plans[k], state) for key, (k, state) in dirty.items()}
+        return Batch(records, Writes(sets), start, self.position)

@@ -1,0 +1,92 @@
+"""The label of a request: where it comes from, how long it may take, and what silence means."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import UNSET, UnsetType
+
+from features.clock import Duration, duration_ms
+from features.column import SCALARS, column_of, require
+from features.errors import DefinitionError
+from features.source import Source
+
+from .join import JoinRules
+from .records import Scalar
+
+
+class Label:
+    """The later truth about a request.
+
+    Args:
+        source: where labels arrive; its `id` column holds the id of the request that a label is for.
+        value: the column with the truth.
+        within: the horizon: how long after the request's time a label may come.
+        absent: the label of a request for which none came; left out, such a request is not learned.
+        counts: of several labels for one request the "first", or the "last" within the horizon (the sample then waits for
+            the horizon).
+        silence: how long the label source may have nothing to say and still be taken for alive.
+        learn_corrections: learn a label that comes after its request was taken for `absent` as a sample of its own.
+    """
+
+    def __init__(
+        self,
+        source: Source[Any],
+        *,
+        value: object,
+        within: Duration | None = None,
+        absent: Scalar | UnsetType = UNSET,
+        counts: Literal["first", "last"] = "first",
+        silence: Duration = "0ms",
+        learn_corrections: bool = False,
+    ) -> None:
+        where = f"Label({source.topic})"
+        self.source = source
+        self.value = require(column_of(value, "value"), SCALARS, "a label")
+        if self.value.owner is not source.event:
+            raise DefinitionError(
+                f"the label {self.value} is not a column of {source.event.__name__}",
+                where=where,
+                fix=f"name a column of {source.event.__name__}, whose events carry the label",
+            )
+        if source.id is None:
+            raise DefinitionError(
+                f"labels of {source.topic} do not say which request they are for",
+                where=where,
+                fix=f"give the source id={source.event.__name__}.<column with the request's id>",
+            )
+        if within is None or duration_ms(within, "within") < 1:
+            raise DefinitionError(
+                "a label has no horizon",
+                where=where,
+                why="a request without a label would wait for ever, and silence could never be told from delay",
+                fix='say how long a label may take: within="14d"',
+            )
+        self.within = duration_ms(within)
+        self.absent = absent
+        if absent is not UNSET and not isinstance(absent, self.type):
+            raise DefinitionError(
+                f"absent={absent!r} is no {self.type.__name__}, which the label is",
+                where=where,
+                fix="give it the label's type",
+            )
+        self.counts: Literal["first", "last"] = counts
+        self.silence = duration_ms(silence, "silence")
+        self.learn_corrections = learn_corrections
+
+    @property
+    def type(self) -> type:
+        """The type of its value."""
+        return self.value.type
+
+    def rules(self, feeds: tuple[str, ...]) -> JoinRules:
+        """Returns what the join goes by; `feeds` are the partitions that labels come from."""
+        return JoinRules(
+            within=self.within,
+            absent=self.absent,
+            silence=self.silence,
+            lateness=self.source.lateness,
+            counts=self.counts,
+            learn_corrections=self.learn_corrections,
+            feeds=feeds,
+        )

@@ -1,0 +1,168 @@
+"""The learner: samples folded into versions of a model.
+
+Version n is `fold(learn, initial, samples[0:n])`, over the samples that are learned. Repeats, samples of
+another vector and vectors that no model must see do not count, and whether a sample does is a function of it
+and of those before it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+from river import metrics as river_metrics
+
+from models.errors import ModelError, NonFiniteScore
+from models.monitor import Monitor
+from models.records import Sample, Scalar, Score, Value
+from models.snapshot import Position
+from models.task import Task, learn, score
+
+__all__ = ["LARGEST", "Learner", "Missing", "Outcome", "VectorError", "vector_to_x"]
+
+LARGEST = 1e100
+"""The largest number that a model is shown: squared and summed up by a scaler it is still finite."""
+
+Missing = Literal["omit", "none"]
+"""How a missing value reaches the model: not at all (River's sparse convention) or as None (for imputers)."""
+
+
+class VectorError(ModelError):
+    """A vector that no model must see."""
+
+
+def vector_to_x(names: Sequence[str], vector: Sequence[Value], missing: Missing) -> dict[str, Value]:
+    """The features of a vector by name, in slot order, as a River model takes them.
+
+    >>> vector_to_x(["amount", "country"], [1.5, None], "omit")
+    {'amount': 1.5}
+
+    Raises:
+        VectorError: a slot too many or too few, NaN, an infinity, or a number beyond `LARGEST`.
+    """
+    if len(vector) != len(names):
+        raise VectorError(
+            f"a vector of {len(vector)} slots, the model has {len(names)}",
+            why="one model version learns from one vector only",
+        )
+    for value in vector:
+        # Written so that NaN fails it, whatever it is compared with.
+        if value is not None and value.__class__ is not str and not -LARGEST <= value <= LARGEST:  # type: ignore[operator]
+            raise VectorError(
+                f"{names[vector.index(value)]} is {value!r}",
+                why=f"one such value ruins most models for good; numbers are finite, within {LARGEST:g}",
+            )
+    if missing == "omit" and None in vector:
+        return {name: value for name, value in zip(names, vector, strict=True) if value is not None}
+    return dict(zip(names, vector, strict=True))
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """What a sample did: `version` after it, and what the learner had said before it learned."""
+
+    what: Literal["learned", "repeated", "foreign", "refused", "correction"]
+    version: int
+    score: Score = None
+
+
+class Learner:
+    """The single writer of a model: one sample after the other, in the order of the samples topic.
+
+    Args:
+        prototype: the untrained learner; it is cloned, never trained.
+        names: of the vector's slots, in order.
+        fingerprint: of the vector; samples of another one are dropped.
+        learn_corrections: also learn labels that came after their sample had left.
+        metrics: River metrics to keep besides those of the task.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prototype: Any,
+        task: Task,
+        names: Sequence[str],
+        fingerprint: str,
+        missing: Missing = "omit",
+        learn_corrections: bool = False,
+        metrics: Sequence[river_metrics.base.Metric] = (),
+    ) -> None:
+        self.name = name
+        self.task = task
+        self.fingerprint = fingerprint
+        self.model: Any = _untrained(prototype)
+        self.version = 0
+        self.origins: dict[str, tuple[int, int]] = {}
+        """Per group of the model log, the (offset, index) of the last sample seen."""
+        self.next_offset = 0
+        """Where to go on in the samples topic."""
+        self.monitor = Monitor(task, metrics)
+        self.counters: Counter[str] = Counter()
+        """Samples by outcome since the start of the process; no part of the state."""
+        self._names = tuple(names)
+        self._missing = missing
+        self._learn_corrections = learn_corrections
+
+    @property
+    def position(self) -> Position:
+        """What was learned of, as a snapshot says it."""
+        return Position(origins=dict(self.origins), next=self.next_offset)
+
+    def resume(self, model: Any, version: int, position: Position, monitor: Monitor) -> None:
+        """Goes on from a snapshot: exactly as if the samples before it had been learned here.
+
+        The model and the monitor are taken over: nobody else may hold them.
+        """
+        self.model, self.version, self.monitor = model, version, monitor
+        self.origins, self.next_offset = dict(position.origins), position.next
+
+    def on_sample(self, sample: Sample, offset: int) -> Outcome:
+        """Scores the logged prediction, asks the model about the logged vector, then lets it learn."""
+        outcome = self._fold(sample)
+        self.next_offset = max(self.next_offset, offset + 1)
+        self.counters[outcome.what] += 1
+        return outcome
+
+    def _fold(self, sample: Sample) -> Outcome:
+        origin = (sample.offset, sample.index)
+        if origin <= self.origins.get(sample.source, (-1, 0)):
+            return Outcome("repeated", self.version)
+        self.origins[sample.source] = origin
+        if sample.fingerprint != self.fingerprint:
+            return Outcome("foreign", self.version)
+        if sample.kind == "correction" and not self._learn_corrections:
+            return Outcome("correction", self.version)
+        try:
+            x = vector_to_x(self._names, sample.vector, self._missing)
+            _check_label(sample.label)
+        except VectorError:
+            return Outcome("refused", self.version)
+        return self._learn(sample, x)
+
+    def _learn(self, sample: Sample, x: dict[str, Value]) -> Outcome:
+        self.monitor.on_served(sample)
+        said = self._ask(x)
+        self.monitor.on_progressive(sample, said)
+        learn(self.model, x, sample.label, self.task)
+        self.version += 1
+        return Outcome("learned", self.version, said)
+
+    def _ask(self, x: dict[str, Value]) -> Score:
+        try:
+            return score(self.model, x, self.task)
+        except NonFiniteScore:
+            # The board counts it as unscored; the sample is learned, or one bad score would end all learning.
+            return None
+
+
+def _check_label(label: Scalar) -> None:
+    if label.__class__ is float and not -LARGEST <= label <= LARGEST:
+        raise VectorError(f"a label of {label!r}", why=f"numbers are finite, within {LARGEST:g}")
+
+
+def _untrained(prototype: Any) -> Any:
+    # A clone starts from the parameters alone: version 0 is untrained, even if the prototype was not.
+    return prototype.clone() if hasattr(prototype, "clone") else copy.deepcopy(prototype)

@@ -1,0 +1,87 @@
+"""What became of the requests, as a source: the request's columns and the label, at the time the label arrived.
+
+The share of frauds at a terminal is then `Mean(Chargeback.fraud)` over the outcomes by terminal. Nothing leaks: an
+outcome stands at the time at which it was known, or at the horizon for what stayed silent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from features.column import Column, column_of
+from features.errors import EventRefused
+from features.source import Source
+
+from .records import Sample, decode_sample
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One labelled request."""
+
+    id: str
+    event: Any  # the request's event, decoded
+    label: bool | int | float | str
+    at: int  # when the label was known, in milliseconds
+    kind: str  # "label" or "absent"; a "correction" is not counted again
+
+
+class Outcomes(Source[Outcome]):
+    """The samples of a model, read as events of their own.
+
+    Args:
+        request: the source whose events are scored.
+        label: the column of the label's value.
+        lateness: of the label source.
+    """
+
+    def __init__(self, request: Source[Any], label: Column, lateness: int) -> None:
+        super().__init__(
+            "headrace.unbound.samples.v1",  # named when the project is
+            Outcome,
+            id=Outcome.id,
+            time=Outcome.at,
+            lateness=f"{lateness}ms",
+        )
+        self.request = request
+        self.label = label
+        self.filter = not_correction
+
+    def bind(self, topic: str) -> None:
+        """Names the topic, once the project that owns the model is known."""
+        self.topic = topic
+
+    def decode(self, value: bytes) -> Outcome:
+        """Returns the outcome of a sample's JSON."""
+        try:
+            sample = decode_sample(value)
+        except msgspec.DecodeError as error:
+            raise EventRefused("undecodable", str(error), where=self.topic) from None
+        return self.of(sample)
+
+    def of(self, sample: Sample) -> Outcome:
+        """Returns the outcome that a sample stands for."""
+        event = self.request.decode(bytes(sample.event))
+        return Outcome(sample.id, event, sample.label, sample.label_t, sample.kind)
+
+    def event_classes(self) -> tuple[type, ...]:
+        """Returns the classes whose columns an outcome has: its own and the request's."""
+        return (Outcome, self.request.event)
+
+    def locate(self, column: Column) -> str | None:
+        """Returns the path of a column: one of the request, or the label's."""
+        if column == self.label:
+            return "label"
+        inner = self.request.locate(column)
+        return f"event.{inner}" if inner is not None else super().locate(column)
+
+
+def not_correction(outcome: Outcome) -> bool:
+    """Tells outcomes that count from corrections of ones that have been counted."""
+    return outcome.kind != "correction"
+
+
+def label_column(attribute: object) -> Column:
+    """Returns the column of a label's value."""
+    return column_of(attribute, "value")
