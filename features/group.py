@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from . import keys
 from .errors import EventRefused, StateCorrupt
 from .fold import Folded, fold
+from .partition import partition_of
 from .plan import StatePlan
 from .source import Source
 from .state import State, decode, encode, stamp_of
@@ -50,6 +51,7 @@ class FoldGroup:
         plans: what they are folded into.
         codes: the store's short code of each plan.
         position: where it stands.
+        partitions: how many the log has.
         cache: how many states are kept decoded; the others are read again when they are needed.
     """
 
@@ -60,6 +62,7 @@ class FoldGroup:
         plans: Sequence[StatePlan],
         codes: Mapping[str, str],
         position: Position,
+        partitions: int,
         cache: int = 100_000,
     ) -> None:
         self.group = group
@@ -67,22 +70,46 @@ class FoldGroup:
         self.plans = list(plans)
         self.position = position
         self.counts: Counter[str] = Counter()
-        self._prefixes = [keys.state_prefix(group.tag, codes[plan.fingerprint]) for plan in self.plans]
+        self.prefixes = [keys.state_prefix(group.tag, codes[plan.fingerprint]) for plan in self.plans]
+        self._partitions = partitions
+        self._keyed = source.key is not None and source.partitioner == "murmur2"
         self._cache = cache
         self._young: dict[
             str, State | None
         ] = {}  # two generations make a cheap approximation of the least recently used
         self._old: dict[str, State | None] = {}
 
-    def prepare(self, offset: int, value: bytes | None) -> Prepared:
-        """Returns a record decoded and taken apart; a bad one carries its refusal."""
+    def prepare(self, offset: int, key: bytes | None, value: bytes | None) -> Prepared:
+        """Returns a record decoded and taken apart; a bad one carries its refusal.
+
+        Whether a record counts is decided here, by the record and the definition alone.
+        """
         try:
-            if value is None:
-                raise EventRefused("no_value", "the record has no value", where=self.source.topic)
-            event = self.source.decode(value)
+            event = self._accept(key, value)
             return self.take(offset, event)
         except EventRefused as refused:
             return Prepared(offset, 0, None, (), refused)
+
+    def _accept(self, key: bytes | None, value: bytes | None) -> Any:
+        source = self.source
+        if value is None:
+            raise EventRefused("no_value", "the record has no value", where=source.topic)
+        if len(value) > source.max_bytes:
+            raise EventRefused(
+                "too_large", f"the record has {len(value)} bytes, more than {source.max_bytes}"
+            )
+        event = source.decode(value)
+        if self._keyed:
+            if key is None:
+                raise EventRefused("no_key", "the record has no key", fix=f"send {source.key} as its key")
+            belongs = partition_of(source.key_bytes(event) or b"", self._partitions)
+            if belongs != self.group.partition:
+                raise EventRefused(
+                    "misplaced",
+                    f"an event of {source.key} belongs to partition {belongs}, not {self.group.partition}",
+                    fix='make the producer partition by murmur2, or declare partitioner="any"',
+                )
+        return event
 
     def take(self, offset: int, event: Any) -> Prepared:
         """Returns what the plans take of an event.
@@ -97,7 +124,7 @@ class FoldGroup:
                 parts.append(
                     (
                         k,
-                        self._prefixes[k] + plan.key_of(event),
+                        self.prefixes[k] + plan.key_of(event),
                         plan.identify(event, offset),
                         plan.extract(event),
                     )
@@ -127,7 +154,7 @@ class FoldGroup:
         Raises:
             StateCorrupt: one was changed beyond the group's position.
         """
-        by_prefix = dict(zip(self._prefixes, self.plans, strict=True))
+        by_prefix = dict(zip(self.prefixes, self.plans, strict=True))
         for key, data in zip(names, values, strict=True):
             if data is None:
                 self._young[key] = None
@@ -142,8 +169,21 @@ class FoldGroup:
 
     def state(self, plan: int, entity: str) -> State | None:
         """Returns a state at hand, as it stands now."""
-        key = self._prefixes[plan] + entity
+        key = self.prefixes[plan] + entity
         return self._young.get(key) or self._old.get(key)
+
+    def cached(self, names: Sequence[str], into: dict[str, State | None]) -> list[str]:
+        """Puts the states at hand into a mapping and returns the keys of those that are not."""
+        young, old = self._young, self._old
+        absent = []
+        for key in names:
+            if key in young:
+                into[key] = young[key]
+            elif key in old:
+                into[key] = old[key]
+            else:
+                absent.append(key)
+        return absent
 
     def drop(self, position: Position) -> None:
         """Forgets everything cached and stands at a position that the store named."""
@@ -199,7 +239,9 @@ class FoldGroup:
             if outcome is not Folded.FOLDED:
                 self.counts[outcome.name.lower()] += 1
         agreed = min(t, position.previous)
-        self.position = Position(position.topic_id, offset + 1, max(clock, agreed), t, position.token)
+        self.position = Position(
+            position.topic_id, offset + 1, max(clock, agreed), t, position.first, position.token
+        )
 
     def _batch(
         self,

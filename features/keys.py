@@ -6,8 +6,10 @@ key costs more than a state.
     {g7}a.<entity>    state of an entity under the plan with code `a`
     {g7}join          pending predictions of a model's log, a hash
     {g7}model         newest snapshot of a model
+    {g7}monitor       the metrics that belong to it, a hash
     headrace:groups   which group has which number, a hash
     headrace:plans    which state fingerprint has which code, a hash
+    headrace:status   what each process says of itself, a hash
     headrace:topics   how many partitions a topic had when its groups were made, a hash
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 GROUPS = "headrace:groups"
 PLANS = "headrace:plans"
 TOPICS = "headrace:topics"
+STATUS = "headrace:status"
 
 _DIGITS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -43,6 +46,11 @@ def join(group_tag: str) -> str:
 def model(group_tag: str) -> str:
     """Returns the key of a model's newest snapshot."""
     return f"{group_tag}model"
+
+
+def monitor(group_tag: str) -> str:
+    """Returns the key of what is kept beside a model's snapshot, a hash."""
+    return f"{group_tag}monitor"
 
 
 def code(number: int) -> str:

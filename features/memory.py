@@ -79,6 +79,18 @@ class MemoryStore:
             found[group] = Read(position, [self.values.get(name) for name in names])
         return found
 
+    async def get(self, key: str) -> bytes | None:
+        """Returns one value."""
+        return self.values.get(key)
+
+    async def heads(self, keys: Sequence[str], size: int) -> list[bytes | None]:
+        """Returns the first bytes of values."""
+        return [value[:size] if (value := self.values.get(key)) else None for key in keys]
+
+    async def tell(self, key: str, field: str, value: bytes) -> None:
+        """Sets a field of a hash."""
+        self.hashes.setdefault(key, {})[field.encode()] = value
+
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash."""
         return list(self.hashes.get(key, {}).items())

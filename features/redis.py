@@ -17,7 +17,7 @@ from .errors import StoreError, StoreUnavailable
 from .memory import partitions_changed, topic_changed
 from .store import Answer, Group, Position, Read, Status, Writes
 
-# Position: topic id 1-16, next 17-24, clock 25-32, previous 33-40, token 41-56 (1-based, inclusive).
+# Position: topic id 1-16, next 17-24, clock 25-32, previous 33-40, first 41-48, token 49-64 (1-based, inclusive).
 # SET and DEL cannot meet a wrong type; the hash is checked before the first write, so a script that has begun to write
 # runs to its end.
 _COMMIT = """
@@ -27,7 +27,7 @@ local start, finish, counts = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
 if string.sub(stored, 1, 16) ~= string.sub(start, 1, 16) then return {2, stored} end
 local next = string.sub(stored, 17, 24)
 if next == string.sub(finish, 17, 24) then return {1, stored} end
-if string.sub(stored, 41, 56) ~= string.sub(start, 41, 56) then return {3, stored} end
+if string.sub(stored, 49, 64) ~= string.sub(start, 49, 64) then return {3, stored} end
 if next ~= string.sub(start, 17, 24) then return {2, stored} end
 local sets, deletes, fields, gone = counts[1], counts[2], counts[3], counts[4]
 local a, k = 3, 1
@@ -63,7 +63,7 @@ _CLAIM = """
 local stored = redis.call('GET', KEYS[1])
 if not stored then redis.call('SET', KEYS[1], ARGV[1]); return ARGV[1] end
 if string.sub(stored, 1, 16) ~= string.sub(ARGV[1], 1, 16) then return stored end
-local taken = string.sub(stored, 1, 40) .. string.sub(ARGV[1], 41, 56)
+local taken = string.sub(stored, 1, 48) .. string.sub(ARGV[1], 49, 64)
 redis.call('SET', KEYS[1], taken)
 return taken
 """
@@ -160,6 +160,21 @@ class RedisStore:
             for group, reply in zip(order, replies, strict=True)
         }
 
+    async def get(self, key: str) -> bytes | None:
+        """Returns one value."""
+        return cast("bytes | None", await self._do(self._client.get(key)))
+
+    async def heads(self, keys: Sequence[str], size: int) -> list[bytes | None]:
+        """Returns the first bytes of values."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.getrange(key, 0, size - 1)
+        return [head or None for head in await self._do(pipeline.execute())]
+
+    async def tell(self, key: str, field: str, value: bytes) -> None:
+        """Sets a field of a hash that nothing depends on."""
+        await self._do(cast("Awaitable[Any]", self._client.hset(key, field, value)))
+
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash, a part at a time so that others are served in between."""
         found: dict[bytes, bytes] = {}
@@ -177,10 +192,6 @@ class RedisStore:
             StoreUnavailable: it does not.
         """
         await self._do(cast("Awaitable[Any]", self._client.ping()))
-
-    async def get(self, key: str) -> bytes | None:
-        """Returns one value."""
-        return cast("bytes | None", await self._do(self._client.get(key)))
 
     async def close(self) -> None:
         """Gives the connections back."""

@@ -34,6 +34,7 @@ class Source(Generic[E]):
         partitioner: "murmur2" where producers hash the key as Java's clients do; "any" where the partition tells
             nothing, so that every read asks all partitions.
         revises: an event with the id and time of an earlier one replaces it.
+        max_bytes: a record with a larger value is a dead letter.
 
     Example:
         >>> from datetime import datetime
@@ -59,6 +60,7 @@ class Source(Generic[E]):
         ahead: Duration = "5m",
         partitioner: Literal["murmur2", "any"] = "murmur2",
         revises: bool = False,
+        max_bytes: int = 1_000_000,
     ) -> None:
         where = f"Source({topic!r})"
         if not TOPIC.fullmatch(topic):
@@ -86,6 +88,7 @@ class Source(Generic[E]):
             )
         self.partitioner = partitioner
         self.revises = revises
+        self.max_bytes = max_bytes
         self.filter: Callable[[E], bool] | None = None  # which of its events views may see at all
         self._decoder = msgspec.json.Decoder(event)
         self.time_of: Callable[[E], int] = _time_reader(self.time)

@@ -70,12 +70,12 @@ class Block:
             return
         self.raw = self.totals = None
         times = array("I")
-        times.frombytes(self.t)
+        times.frombytes(self.t.tobytes())
         self.t = times
         for c, kind in enumerate(plan.kinds):
             if kind != "text":
                 column = array(_TYPECODE[kind])
-                column.frombytes(self.cols[c])
+                column.frombytes(self.cols[c].tobytes())
                 self.cols[c] = column
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from .clock import NEVER
 
-_POSITION = struct.Struct("<16sqqq16s")
+_POSITION = struct.Struct("<16sqqqq16s")
 NO_TOPIC = bytes(16)  # a broker that does not name its topics
 
 
@@ -25,10 +25,11 @@ class Position(NamedTuple):
     next: int  # the offset after the last one in the states
     clock: int  # the largest `min(t, t of the record before)`
     previous: int  # event time of the last record
+    first: int  # the offset at which the reader began: the prefix is [first, next)
     token: bytes  # 16 random bytes of the owner
 
     def pack(self) -> bytes:
-        """Returns the stored form, 56 bytes."""
+        """Returns the stored form, 64 bytes."""
         return _POSITION.pack(*self)
 
     @classmethod
@@ -39,7 +40,7 @@ class Position(NamedTuple):
     @classmethod
     def start(cls, topic_id: bytes, offset: int = 0) -> Position:
         """Returns the position before anything was read, with nobody's token."""
-        return cls(topic_id, offset, NEVER, NEVER, bytes(16))
+        return cls(topic_id, offset, NEVER, NEVER, offset, bytes(16))
 
 
 class Status(IntEnum):
@@ -118,6 +119,18 @@ class Store(Protocol):
 
     async def read(self, wanted: Mapping[Group, Sequence[str]]) -> dict[Group, Read]:
         """Returns values and the position of each group, in one pipelined round trip."""
+        ...
+
+    async def get(self, key: str) -> bytes | None:
+        """Returns one value."""
+        ...
+
+    async def heads(self, keys: Sequence[str], size: int) -> list[bytes | None]:
+        """Returns the first bytes of values, in one round trip; None where there is no value."""
+        ...
+
+    async def tell(self, key: str, field: str, value: bytes) -> None:
+        """Sets a field of a hash that nothing depends on, such as a status."""
         ...
 
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:

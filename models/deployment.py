@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from features.partition import partition_of
 from features.source import Source
 from features.store import Group, Store
 
@@ -24,6 +25,13 @@ class Deployment:
     def partitions(self, source: Source[Any]) -> int:
         """Returns how many partitions a source has."""
         return len(self.groups[source.topic])
+
+    def home(self, source: Source[Any], event: Any) -> int:
+        """Returns the partition that an event goes to; 0 where nothing tells."""
+        key = source.key_bytes(event)
+        if key is None or source.partitioner != "murmur2":
+            return 0
+        return partition_of(key, self.partitions(source))
 
 
 def topics_of(project: Project, partitions: Mapping[str, int] | None = None) -> dict[str, int]:

@@ -159,7 +159,7 @@ class Learner:
 
 
 def _check_label(label: Scalar) -> None:
-    if label.__class__ is float and not -LARGEST <= label <= LARGEST:
+    if not isinstance(label, str) and not -LARGEST <= label <= LARGEST:
         raise VectorError(f"a label of {label!r}", why=f"numbers are finite, within {LARGEST:g}")
 
 

@@ -557,7 +557,11 @@ class Consumer(FaustConsumer):
         self.carrier.client = self
 
     def _new_consumer_thread(self) -> Thread:
-        return self.thread(self, loop=self.loop, beacon=self.beacon)
+        # A loop of the same kind: by itself Faust would take asyncio's although we run on uvloop.
+        thread_loop = type(asyncio.get_running_loop())()
+        thread = self.thread(self, loop=self.loop, beacon=self.beacon, thread_loop=thread_loop)
+        thread._close_thread_loop_on_stop = True
+        return thread
 
     async def bounds(self, partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
         """See `Client`."""

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from features.embedded import EmbeddedRedis, EmbeddedRedisError, server_program
+from features.embedded import EmbeddedRedis, EmbeddedRedisError, free_port, server_program
 from tests.parts.processes import has_ended, start_parent, watch
 
 
@@ -140,6 +140,18 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
 
     with pytest.raises(EmbeddedRedisError, match=r"(?s)ended with code 1.*append only file"):
         EmbeddedRedis.start(tmp_path)
+
+
+def test_a_port_that_another_redis_took_is_not_mistaken_for_ours(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = int(server.url.split(":")[2].removesuffix("/0"))
+    ports = iter([taken, free_port()])
+    monkeypatch.setattr("features.embedded.free_port", lambda: next(ports))
+
+    with EmbeddedRedis.start() as other, Redis.from_url(other.url) as client:
+        assert other.url != server.url
+        assert client.info("server")["process_id"] == other.pid
 
 
 def test_a_thread_cannot_start_one_that_would_end_with_it(

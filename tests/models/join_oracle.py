@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, Protocol
 
 from msgspec import Raw, UnsetType
 
@@ -18,15 +19,23 @@ FOREVER_AGO = float("-inf")
 EARLY_LABELS_OF_AN_ID = 8
 
 
-@dataclass
-class Rules:
-    within: int
-    absent: Any
-    silence: int
-    lateness: int
-    counts: Literal["first", "last"]
-    learn_corrections: bool
-    feeds: tuple[str, ...]
+class Rules(Protocol):
+    """What of the rules a sample depends on."""
+
+    @property
+    def within(self) -> int: ...
+    @property
+    def absent(self) -> Any: ...
+    @property
+    def silence(self) -> int: ...
+    @property
+    def lateness(self) -> int: ...
+    @property
+    def counts(self) -> Literal["first", "last"]: ...
+    @property
+    def learn_corrections(self) -> bool: ...
+    @property
+    def feeds(self) -> tuple[str, ...]: ...
 
 
 @dataclass
@@ -273,6 +282,6 @@ def witnessed(records: list[PredictionRecord] | list[LabelRecord]) -> float:
         if not witnesses or witnesses[-1].id != record.id:
             witnesses.append(record)
     return max(
-        (min(one.t, other.t) for one, other in zip(witnesses, witnesses[1:], strict=False)),
+        (min(one.t, other.t) for one, other in pairwise(witnesses)),
         default=FOREVER_AGO,
     )

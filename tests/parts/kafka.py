@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ class KafkaServer:
         self._port = port
         self._controller_port = controller_port
         self._heap = heap
+        self._cluster_id = f"h{secrets.token_urlsafe(15)}A"  # 16 bytes in base64, as Kafka wants them
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -107,18 +109,13 @@ class KafkaServer:
 
     def _format(self) -> None:
         self._properties_file.write_text(self._properties())
-        cluster = "headraceAAAAAAAAAAAAAA"  # 16 bytes in base64, as Kafka wants them
-        arguments = [
-            "format",
-            "--standalone",
-            "--ignore-formatted",
-            "-t",
-            cluster,
-            "-c",
-            str(self._properties_file),
-        ]
         tool = subprocess.run(
-            [*self._java(), "kafka.tools.StorageTool", *arguments], capture_output=True, text=True
+            [
+                *(*self._java(), "kafka.tools.StorageTool", "format", "--standalone"),
+                *("--cluster-id", self._cluster_id, "--config", str(self._properties_file)),
+            ],
+            capture_output=True,
+            text=True,
         )
         if tool.returncode != 0:
             raise RuntimeError(f"Kafka cannot format its folder: {tool.stdout}{tool.stderr}")
@@ -154,12 +151,12 @@ class KafkaServer:
         return True
 
     def _has_broker(self) -> bool:
-        """Whether the metadata names a broker: there is none while the controller holds it for fenced."""
+        """Whether our own cluster answers, and names a broker: there is none while it is fenced."""
         try:
             metadata = AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=5.0)
         except KafkaException:
             return False
-        return bool(metadata.brokers)
+        return str(metadata.cluster_id) == self._cluster_id and bool(metadata.brokers)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

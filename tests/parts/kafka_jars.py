@@ -37,7 +37,7 @@ def kafka_jars() -> Path:
     """
     folder = _REPOSITORY / ".cache" / f"kafka-{KAFKA_VERSION}"
     folder.parent.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
             _fetch_into(folder)

@@ -1,0 +1,270 @@
+"""The engine: every stage of a worker, driven by polls.
+
+Sources that the worker owns are folded in the order of event time while there is a backlog, so that no state runs further
+ahead of a waiting request than it can answer for. Learners and joins go on beside them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from features.clock import NEVER
+from features.store import Group
+from models.spec import Model
+
+from .context import Context
+from .fold_stage import FoldStage
+from .join_stage import JoinStage
+from .learn_stage import LearnStage
+from .log import Bounds, Partition
+from .score_stage import ScoreStage
+from .stage import Rewound, Stage
+from .transport import Flow
+
+log = logging.getLogger("headrace.worker")
+
+S = TypeVar("S", bound=Stage)
+
+ROLES = ("features", "join", "learn")
+
+
+class Engine:
+    """A processor of polls: which stages a partition has, and in which order they work.
+
+    Args:
+        context: what the stages share.
+        roles: which of "features", "join" and "learn" this process plays.
+    """
+
+    def __init__(self, context: Context, roles: Collection[str] = ROLES) -> None:
+        self.context = context
+        self.roles = frozenset(roles)
+        self.stages: dict[Partition, list[Stage]] = {}
+        self._folds: dict[Group, FoldStage] = {}
+        self._flow: Flow | None = None
+        project = context.deployment.project
+        self._sources = {source.topic: source for source in project.sources}
+        self._logs = {model.log_topic: model for model in project.models}
+        self._samples = {model.samples_topic: model for model in project.models}
+        self._slack = min((source.lateness for source in project.sources), default=2) // 2
+
+    def topics(self) -> dict[str, int]:
+        """Returns the topics that these roles read, with their partitions."""
+        groups = self.context.deployment.groups
+        wanted: list[str] = []
+        if "features" in self.roles:
+            wanted.extend(self._sources)
+        if "join" in self.roles:
+            wanted.extend(self._logs)
+        if "learn" in self.roles:
+            wanted.extend(self._samples)
+        return {topic: len(groups[topic]) for topic in dict.fromkeys(wanted)}
+
+    # the processor of the transport
+
+    def attach(self, flow: Flow) -> None:
+        """Receives the way to steer the transport."""
+        self._flow = flow
+
+    async def assigned(
+        self, partitions: frozenset[Partition], bounds: Mapping[Partition, Bounds]
+    ) -> Mapping[Partition, int]:
+        """Claims partitions and returns where to read each from."""
+        resume: dict[Partition, int] = {}
+        for partition in sorted(partitions):
+            stages = await self._claim(partition, bounds[partition])
+            self.stages[partition] = stages
+            resume[partition] = min(stage.next for stage in stages)
+        self._folds = {stage.group: stage for stage in self._of(FoldStage)}
+        for stage in self._of(ScoreStage):
+            stage.bind(self._folds)
+        return resume
+
+    async def revoked(self, partitions: frozenset[Partition]) -> None:
+        """Finishes what is in hand and lets go."""
+        for partition in partitions:
+            for stage in self.stages.pop(partition, []):
+                try:
+                    await stage.finish()
+                except Rewound:
+                    log.info("%s: moved on while it was given up", stage.group.name)
+        self._folds = {stage.group: stage for stage in self._of(FoldStage)}
+        for stage in self._of(ScoreStage):
+            stage.bind(self._folds)
+
+    def wants(self, partition: Partition) -> bool:
+        """Whether every stage of a partition has room."""
+        stages = self.stages.get(partition)
+        return stages is not None and all(stage.wants() for stage in stages)
+
+    async def polled(self, partition: Partition, records: Sequence[Any], highwater: int) -> None:
+        """Gives a poll to the stages of its partition and does what is due."""
+        stages = self.stages.get(partition)
+        if stages is None or not records:
+            return
+        end = records[-1].offset + 1
+        if self._flow is not None:
+            end = max(end, self._flow.position(partition))
+        topic, number = partition
+        self.context.metrics.lag.labels(topic, number).set(max(0, highwater - end))
+        try:
+            for stage in stages:
+                await stage.take(records, end)
+        except Rewound:
+            self._reread(partition)
+        await self.advance()
+
+    async def idle(self) -> None:
+        """Goes on with what waits."""
+        await self.advance()
+
+    # the work
+
+    async def advance(self) -> None:
+        """Folds and scores as far as time allows; publishes what is due."""
+        self._look()
+        more = True
+        while more:
+            more = await self._fold() or await self._score()
+        for partition, stages in list(self.stages.items()):
+            for stage in stages:
+                try:
+                    await stage.work()
+                except Rewound:
+                    self._reread(partition)
+
+    def _look(self) -> None:
+        flow = self._flow
+        for partition, stages in self.stages.items():
+            for stage in stages:
+                if isinstance(stage, FoldStage):
+                    stage.ended = flow is None or stage.read >= flow.highwater(partition)
+
+    async def _fold(self) -> bool:
+        folds = self._of(FoldStage)
+        fronts = [fold.front() for fold in folds if not fold.fenced]
+        waiting = [t for t in (stage.oldest() for stage in self._of(ScoreStage)) if t is not None]
+        limit = min((*fronts, *waiting), default=NEVER) + self._slack
+        more = False
+        for fold in folds:
+            if fold.fenced:
+                continue
+            scorer = self._scorer(fold.partition)
+            if scorer is not None and not scorer.wants():
+                continue  # its requests must be scored first; they wait for others, never for it
+            try:
+                folded = await fold.fold_until(limit)
+            except Rewound:
+                self._reread(fold.partition)
+                continue
+            more = more or folded is not None
+            if scorer is not None:
+                for prepared, record in folded or ():
+                    scorer.queue(prepared, record)
+        return more
+
+    async def _score(self) -> bool:
+        more = False
+        for stage in self._of(ScoreStage):
+            if stage.fenced:
+                continue
+            try:
+                if await stage.score(stage.holds()):
+                    more = True
+            except Rewound:
+                self._reread(stage.partition)
+        return more
+
+    def _reread(self, partition: Partition) -> None:
+        """Reads a partition again from where its stages stand; what was fetched is dropped."""
+        stages = self.stages[partition]
+        for stage in stages:
+            if isinstance(stage, FoldStage):
+                stage.rewind_inbox()
+            elif isinstance(stage, ScoreStage):
+                stage.rewind()
+        if self._flow is not None:
+            self._flow.seek(partition, min(stage.next for stage in stages))
+
+    async def _claim(self, partition: Partition, bounds: Bounds) -> list[Stage]:
+        topic, number = partition
+        context = self.context
+        group = context.deployment.groups[topic][number]
+        stages: list[Stage] = []
+        source = self._sources.get(topic)
+        if source is not None and "features" in self.roles:
+            position = await FoldStage.claimed(context, group, bounds.topic_id, bounds.earliest)
+            fold = FoldStage(context, partition, group, position, source)
+            stages.append(fold)
+            if context.deployment.project.requested_by(source):
+                scored = await ScoreStage.claimed(context, group, bounds.topic_id, bounds.earliest)
+                stages.append(ScoreStage(context, partition, group, scored, source))
+        model: Model | None = self._logs.get(topic)
+        if model is not None and "join" in self.roles:
+            join = JoinStage(
+                context,
+                partition,
+                group,
+                await JoinStage.claimed(context, group, bounds.topic_id, bounds.earliest),
+                model,
+            )
+            await join.load()
+            stages.append(join)
+        model = self._samples.get(topic)
+        if model is not None and "learn" in self.roles:
+            learn = LearnStage(
+                context,
+                partition,
+                group,
+                await LearnStage.claimed(context, group, bounds.topic_id, bounds.earliest),
+                model,
+            )
+            await learn.load()
+            stages.append(learn)
+        return stages
+
+    def status(self) -> dict[str, Any]:
+        """Returns what the console shows of this worker, as plain data."""
+        context = self.context
+        fresh = sorted(context.fresh)
+        groups = {}
+        for partition, stages in self.stages.items():
+            end = self._flow.highwater(partition) if self._flow is not None else stages[0].next
+            for stage in stages:
+                name = stage.group.name + (f"@{stage.reader}" if stage.reader else "")
+                groups[name] = {"next": stage.next, "lag": max(0, end - stage.next)}
+        models: dict[str, Any] = {}
+        for learn in self._of(LearnStage):
+            models[learn.model.name] = {
+                "version": learn.learner.version,
+                "figures": learn.figures(),
+                "coverage": learn.learner.monitor.coverage,
+            }
+        for join in self._of(JoinStage):
+            models.setdefault(join.model.name, {})["pending"] = join.join.pending_count
+        return {
+            "at_ms": context.now_ms(),
+            "roles": sorted(self.roles),
+            "groups": groups,
+            "counts": dict(context.counts),
+            "freshness_ms": {"p50": _quantile(fresh, 0.5), "p99": _quantile(fresh, 0.99), "n": len(fresh)},
+            "models": models,
+        }
+
+    def _scorer(self, partition: Partition) -> ScoreStage | None:
+        return next((stage for stage in self.stages[partition] if isinstance(stage, ScoreStage)), None)
+
+    def _of(self, kind: type[S]) -> list[S]:
+        return list(self._each(kind))
+
+    def _each(self, kind: type[S]) -> Iterator[S]:
+        for stages in self.stages.values():
+            for stage in stages:
+                if isinstance(stage, kind):
+                    yield stage
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None

@@ -1,0 +1,195 @@
+"""Folding a partition of a source: events into states, labels on to the logs of their models."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+from features.clock import NEVER
+from features.group import Batch, FoldGroup, Prepared
+from features.partition import partition_of
+from features.source import Source
+from features.store import Group, Position
+from models.records import LabelRecord, ProgressRecord, encode_record
+from models.spec import Model
+
+from .context import Context
+from .deadletter import dead_letter
+from .log import Partition
+from .producer import Outgoing
+from .stage import Rewound, Stage
+
+SENT = "headrace-sent"  # header: when the producer sent the record, in milliseconds
+_END = 1 << 62
+SLICE = 2_000  # records folded at a time
+
+
+class FoldStage(Stage):
+    """The one writer of a fold group."""
+
+    def __init__(
+        self, context: Context, partition: Partition, group: Group, position: Position, source: Source[Any]
+    ) -> None:
+        super().__init__(context, partition, group, position)
+        project = context.deployment.project
+        self.source = source
+        self.fold = FoldGroup(
+            group,
+            source,
+            project.plans_over(source),
+            context.deployment.codes,
+            position,
+            context.partitions(source.topic),
+            context.cache,
+        )
+        self.labelled: list[Model] = project.labelled_by(source)
+        # a model without labels learns from the passing of time alone: its requests tell it
+        self.clocked: list[Model] = [m for m in project.requested_by(source) if m.spec.label is None]
+        self.inbox: deque[tuple[Prepared, Any]] = deque()
+        self.read = position.next  # the position after everything in the inbox
+        self.ended = False  # whether the inbox reaches the end of the log
+
+    @property
+    def next(self) -> int:
+        """The offset after everything that is committed."""
+        return self.fold.position.next
+
+    def wants(self) -> bool:
+        """Whether there is room for another poll."""
+        return not self.fenced and len(self.inbox) < 4 * SLICE
+
+    async def take(self, records: Sequence[Any], next_offset: int) -> None:
+        """Decodes records and keeps them until their time has come."""
+        prepare, inbox, read = self.prepare, self.inbox, self.read
+        for record in records:
+            if record.offset >= read:
+                inbox.append((prepare(record), record))
+        self.read = max(read, next_offset)
+
+    def prepare(self, record: Any) -> Prepared:
+        """Returns a record decoded and checked."""
+        return self.fold.prepare(record.offset, record.key, record.value)
+
+    def front(self) -> int:
+        """Returns the event time that everything still to come has at least, strays aside."""
+        for prepared, _ in self.inbox:
+            if prepared.refused is None:
+                return prepared.t
+        return _END if self.ended else self.fold.position.clock
+
+    def passed(self, t: int) -> bool:
+        """Whether everything up to t, as far as the log goes, is in the states."""
+        return self.front() > t
+
+    async def fold_until(self, limit: int) -> list[tuple[Prepared, Any]] | None:
+        """Folds and commits what the inbox has up to an event time, and returns it; None where nothing moved.
+
+        Raises:
+            Rewound: the store stands elsewhere; the inbox is empty and the position is the store's.
+        """
+        inbox = self.inbox
+        batch: list[tuple[Prepared, Any]] = []
+        while inbox and len(batch) < SLICE and (inbox[0][0].t <= limit or inbox[0][0].refused is not None):
+            batch.append(inbox.popleft())
+        end = inbox[0][0].offset if inbox else self.read
+        if not batch and end == self.fold.position.next:
+            return None
+        records = [prepared for prepared, _ in batch]
+        missing = self.fold.missing(records)
+        if missing:
+            store = self.context.store
+            found = await self.context.patiently("read states", lambda: store.read({self.group: missing}))
+            stored = found[self.group].position
+            if stored is None or stored.next != self.fold.position.next:
+                self._rewind(stored or self.position)
+            self.fold.load(missing, found[self.group].values)
+        done = 0
+        before = Counter(self.fold.counts)
+        for part in self.fold.fold(records, end):
+            raw = [record for _, record in batch[done : done + len(part.records)]]
+            done += len(part.records)
+            await self.context.send(self._outputs(part, raw))
+            try:
+                await self.commit(part.start, part.end, part.writes)
+            except Rewound:
+                self._rewind(self.position)
+            self._fresh(raw)
+        self._count(len(records), before)
+        return batch
+
+    def rewind_inbox(self) -> None:
+        """Forgets what was read beyond the position."""
+        self.inbox.clear()
+        self.read = self.fold.position.next
+
+    def _rewind(self, position: Position) -> None:
+        self.position = position
+        self.fold.drop(position)
+        raise Rewound
+
+    def _outputs(self, part: Batch, raw: Sequence[Any]) -> list[Outgoing]:
+        out: list[Outgoing] = []
+        for prepared, record in zip(part.records, raw, strict=True):
+            if prepared.refused is not None:
+                out.append(
+                    dead_letter(
+                        self.partition,
+                        record.offset,
+                        record.key,
+                        record.value,
+                        record.headers,
+                        record.timestamp,
+                        prepared.refused,
+                    )
+                )
+                self.context.metrics.dead_letters.labels(self.partition.topic, prepared.refused.reason).inc()
+            else:
+                for model in self.labelled:
+                    out.append(self._label(model, prepared))
+        if part.end.clock != NEVER:
+            for model in (*self.labelled, *self.clocked):
+                out.extend(self._progress(model, part.end))
+        return out
+
+    def _label(self, model: Model, prepared: Prepared) -> Outgoing:
+        assert model.spec.label is not None
+        ident = self.source.id_of(prepared.event)
+        value = getattr(prepared.event, model.spec.label.value.name)
+        record = LabelRecord(
+            id=ident, t=prepared.t, label=value, source=self.group.name, offset=prepared.offset
+        )
+        key = ident.encode()
+        partition = partition_of(key, self.context.partitions(model.log_topic))
+        return Outgoing(model.log_topic, key, encode_record(record), (), prepared.t, partition)
+
+    def _progress(self, model: Model, end: Position) -> list[Outgoing]:
+        value = encode_record(ProgressRecord(source=self.group.name, offset=end.next, t=end.clock))
+        return [
+            Outgoing(model.log_topic, None, value, (), max(0, end.clock), partition)
+            for partition in range(self.context.partitions(model.log_topic))
+        ]
+
+    def _fresh(self, raw: Sequence[Any]) -> None:
+        now = time.time() * 1000
+        observe = self.context.metrics.freshness.labels(self.partition.topic).observe
+        for record in raw:
+            for name, value in record.headers:
+                if name == SENT and value is not None:
+                    age = max(0.0, now - float(value))
+                    observe(age / 1000)
+                    self.context.fresh.append(age)
+
+    def _count(self, records: int, before: Counter[str]) -> None:
+        topic, metrics = self.partition.topic, self.context.metrics
+        for outcome, n in (self.fold.counts - before).items():
+            metrics.events.labels(topic, outcome).inc(n)
+        metrics.events.labels(topic, "read").inc(records)
+        self.context.counts[f"events:{topic}"] += records
+        if self.fold.position.clock != NEVER:
+            metrics.clock.labels(topic, self.partition.number).set(self.fold.position.clock / 1000)
+
+    async def finish(self) -> None:
+        """Leaves what is in the inbox to the next owner: nothing of it has been folded."""
+        self.inbox.clear()

@@ -1,0 +1,154 @@
+"""Learning a model: samples in their one order become versions, and versions become what is served.
+
+The snapshot is the learner's state: it is committed with the position in the samples, so a learner that was killed goes
+on from its last snapshot and learns the same samples again, to the same digest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from features import keys
+from features.errors import EventRefused
+from features.store import Group, Position, Writes
+from models.learner import Learner
+from models.monitor import Monitor
+from models.records import decode_sample
+from models.snapshot import open_sealed, seal, take
+from models.spec import Model
+
+from .context import Context
+from .deadletter import dead_letter
+from .log import Partition
+from .producer import Outgoing
+from .stage import Rewound, Stage
+
+log = logging.getLogger("headrace.worker")
+
+REST = 20  # after a publication that cost c, the next comes no sooner than 20 c
+SHORTEST = 0.05  # seconds between publications
+MONITOR = b"monitor"
+
+
+class LearnStage(Stage):
+    """The one writer of a model."""
+
+    reader = "learn"
+
+    def __init__(
+        self, context: Context, partition: Partition, group: Group, position: Position, model: Model
+    ) -> None:
+        super().__init__(context, partition, group, position)
+        self.model = model
+        self.learner: Learner = model.new_learner()
+        self.read = position.next
+        self._due = 0.0
+        self._letters: list[Outgoing] = []
+
+    async def load(self) -> None:
+        """Goes on from the newest snapshot, which stands at the position."""
+        self.learner = self.model.new_learner()
+        self.read = self.position.next
+        store, tag = self.context.store, self.group.tag
+        found = await self.context.patiently("read the model", lambda: store.get(keys.model(tag)))
+        if found is None:
+            return
+        cells = dict(await self.context.patiently("read the model", lambda: store.fields(keys.monitor(tag))))
+        allow = (*self.context.allow, "models.monitor", "models.task")
+        snapshot = open_sealed(found, [self.context.key], allow)
+        monitor: Monitor = open_sealed(cells[MONITOR], [self.context.key], allow).learner
+        self.learner.resume(snapshot.learner, snapshot.version, snapshot.position, monitor)
+
+    async def take(self, records: Sequence[Any], next_offset: int) -> None:
+        """Learns samples; they are committed with the next snapshot."""
+        metrics, name = self.context.metrics, self.model.name
+        for record in records:
+            if record.offset < self.read:
+                continue
+            try:
+                sample = decode_sample(record.value or b"")
+            except msgspec.DecodeError as error:
+                refused = EventRefused("undecodable", str(error), where=self.partition.topic)
+                self._letters.append(
+                    dead_letter(
+                        self.partition,
+                        record.offset,
+                        record.key,
+                        record.value,
+                        record.headers,
+                        record.timestamp,
+                        refused,
+                    )
+                )
+                metrics.dead_letters.labels(self.partition.topic, refused.reason).inc()
+                continue
+            outcome = self.learner.on_sample(sample, record.offset)
+            metrics.learned.labels(name, outcome.what).inc()
+            self.context.counts[f"sample:{outcome.what}"] += 1
+        self.read = max(self.read, next_offset)
+        await self.work()
+
+    async def work(self) -> None:
+        """Publishes a snapshot when there is something new and the last one has been paid for."""
+        if self.read > self.position.next and time.monotonic() >= self._due and not self.fenced:
+            await self.publish()
+
+    async def finish(self) -> None:
+        """Publishes what has been learned."""
+        if self.read > self.position.next and not self.fenced:
+            await self.publish()
+
+    async def publish(self) -> None:
+        """Commits the model, its monitor and the position in one step.
+
+        Raises:
+            Rewound: the store stands elsewhere; the learner is the one of its snapshot.
+        """
+        began = time.monotonic()
+        learner, context, name = self.learner, self.context, self.model.name
+        position = learner.position
+        facts = {"version": learner.version, "position": position, "created_ms": context.now_ms()}
+        model = seal(
+            take(learner.model, fingerprint=self.model.fingerprint, **facts),  # type: ignore[arg-type]
+            context.key,
+        )
+        monitor = seal(
+            take(learner.monitor, fingerprint=self.model.fingerprint, **facts),  # type: ignore[arg-type]
+            context.key,
+        )
+        await context.send(self._letters)
+        self._letters = []
+        tag = self.group.tag
+        writes = Writes(sets={keys.model(tag): model}, hash_key=keys.monitor(tag), fields={MONITOR: monitor})
+        try:
+            await self.commit(self.position, self.position._replace(next=self.read), writes)
+        except Rewound:
+            if not self.fenced:
+                await self.load()
+            raise
+        cost = time.monotonic() - began
+        self._due = time.monotonic() + max(SHORTEST, REST * cost)
+        metrics = context.metrics
+        metrics.publish.labels(name).observe(cost)
+        metrics.snapshot_bytes.labels(name).set(len(model))
+        metrics.version.labels(name).set(learner.version)
+        for board, figures in self.figures().items():
+            for metric, value in figures.items():
+                metrics.quality.labels(name, board, metric).set(value)
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Returns the served and the progressive metrics with their baselines."""
+        monitor = self.learner.monitor
+        boards = {"progressive": monitor.progressive} | {
+            f"served_{origin}": b for origin, b in monitor.served.items()
+        }
+        figures: dict[str, dict[str, float]] = {}
+        for name, board in boards.items():
+            figures[name] = board.figures()
+            figures[f"{name}_baseline"] = board.baseline()
+        return figures

@@ -1,0 +1,246 @@
+"""Recomputing logged predictions from the log alone: the fold up to each one's `as_of`, the vector, the score.
+
+Nothing is taken from the store. Each group's log is read forward once for a chunk of predictions; a prediction that needs
+an earlier prefix than the reading has reached is kept for another pass.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from features.errors import EventRefused
+from features.group import FoldGroup
+from features.state import State, decode, encode
+from features.store import NO_TOPIC, Group, Position
+from features.vector import Assembled
+from models.deployment import Deployment
+from models.learner import vector_to_x
+from models.records import PredictionRecord, Value, decode_record, decode_sample
+from models.scorer import Place, Request
+from models.spec import Model
+from models.task import score
+
+CHUNK = 5_000
+
+
+class Log(Protocol):
+    """Records by their offsets: on a broker, or spooled to disk."""
+
+    def bounds(self, topic: str) -> Mapping[int, Any]:
+        """Returns `earliest` and `highwater` of each partition."""
+        ...
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Any]]:
+        """Yields records from start up to, not including, end."""
+        ...
+
+
+class Recomputed(NamedTuple):
+    """A logged prediction and the vector that the log gives; or why none could be made."""
+
+    prediction: PredictionRecord
+    assembled: Assembled | None
+    reason: str = ""
+
+
+class _Walk:
+    """One group, read forward."""
+
+    def __init__(self, deployment: Deployment, group: Group, log: Log, first: int) -> None:
+        project = deployment.project
+        source = next(source for source in project.sources if source.topic == group.topic)
+        position = Position.start(NO_TOPIC, first)
+        plans = project.plans_over(source)
+        partitions = deployment.partitions(source)
+        self.fold = FoldGroup(group, source, plans, deployment.codes, position, partitions, 1 << 62)
+        self._plans = dict(zip(self.fold.prefixes, plans, strict=True))
+        self._log = log
+        self._records: Iterator[Any] | None = None
+        self._head: Any = None
+        self._encoded: dict[str, tuple[int, bytes]] = {}
+        self._end = log.bounds(group.topic)[group.partition].highwater
+
+    def to(self, position: int) -> None:
+        """Folds everything before a position."""
+        if self._records is None:
+            group = self.fold.group
+            batches = self._log.read(group.topic, group.partition, self.fold.position.next, self._end)
+            self._records = (record for batch in batches for record in batch)
+            self._head = next(self._records, None)
+        while self._head is not None and self._head.offset < position:
+            self.fold.step(self.fold.prepare(self._head.offset, self._head.key, self._head.value), {})
+            self._head = next(self._records, None)
+
+    def state(self, key: str) -> bytes | None:
+        """Returns the bytes of a state as it stands."""
+        found: dict[str, State | None] = {}
+        self.fold.cached([key], found)
+        state = found.get(key)
+        if state is None:
+            return None
+        known = self._encoded.get(key)
+        if known is None or known[0] != state.stamp:
+            known = self._encoded[key] = (state.stamp, encode(self._plans[key[: key.index(".") + 1]], state))
+        return known[1]
+
+
+class Recompute:
+    """The vectors of a model's logged predictions, from the log.
+
+    Args:
+        deployment: the project, with the groups that the log's partitions are.
+        model: whose predictions these are.
+        log: where the records are.
+        first: the offset at which each group began, where that was not the start of the log.
+    """
+
+    def __init__(
+        self, deployment: Deployment, model: Model, log: Log, first: Mapping[str, int] | None = None
+    ) -> None:
+        self.deployment = deployment
+        self.model = model
+        self.log = log
+        self.scorer = deployment.scorers[model.name]
+        self._first = dict(first or {})
+        self._walks: dict[Group, _Walk] = {}
+        self._lost: dict[str, str] = {}
+        self.groups = {group.name: group for group in self.scorer.groups}
+        for group in self.scorer.groups:
+            earliest = log.bounds(group.topic)[group.partition].earliest
+            if earliest > self._first.get(group.name, 0):
+                self._lost[group.name] = f"the log of {group.name} begins at {earliest}"
+
+    def vectors(self, predictions: Iterator[PredictionRecord]) -> Iterator[Recomputed]:
+        """Yields every prediction with its vector; the order is that of the log, but for those kept for another pass."""
+        while True:
+            later: list[PredictionRecord] = []
+            chunk: list[PredictionRecord] = []
+            self._walks = {
+                group: _Walk(self.deployment, group, self.log, self._first.get(group.name, 0))
+                for group in self.scorer.groups
+                if group.name not in self._lost
+            }
+            for prediction in predictions:
+                reason = self._uncheckable(prediction)
+                if reason:
+                    yield Recomputed(prediction, None, reason)
+                    continue
+                chunk.append(prediction)
+                if len(chunk) == CHUNK:
+                    yield from self._chunk(chunk, later)
+                    chunk = []
+            yield from self._chunk(chunk, later)
+            if not later:
+                return
+            predictions = iter(sorted(later, key=lambda p: sum(p.as_of.values())))
+
+    def _uncheckable(self, prediction: PredictionRecord) -> str:
+        if prediction.fingerprint != self.model.fingerprint:
+            return "made by another version of the project"
+        for name, position in prediction.as_of.items():
+            if name not in self.groups:
+                return f"read from {name}, which the project does not read now"
+            if name in self._lost:
+                return self._lost[name]
+            group = self.groups[name]
+            if position > self.log.bounds(group.topic)[group.partition].highwater:
+                return f"the log of {name} ends before {position}"
+        return ""
+
+    def _chunk(
+        self, chunk: Sequence[PredictionRecord], later: list[PredictionRecord]
+    ) -> Iterator[Recomputed]:
+        ready: list[tuple[PredictionRecord, Request, list[Place]]] = []
+        for prediction in chunk:
+            if any(
+                self._walks[self.groups[name]].fold.position.next > p for name, p in prediction.as_of.items()
+            ):
+                later.append(prediction)
+                continue
+            source = self.model.spec.request
+            event = source.decode(bytes(prediction.event))
+            request = Request(event, source.time_of(event), self.deployment.home(source, event))
+            ready.append((prediction, request, self.scorer.places(request)))
+        taken: list[dict[str, bytes | None]] = [{} for _ in ready]
+        for group, walk in self._walks.items():
+            due = [
+                (prediction.as_of[group.name], k)
+                for k, (prediction, _, _) in enumerate(ready)
+                if group.name in prediction.as_of
+            ]
+            for position, k in sorted(due):
+                walk.to(position)
+                for place in ready[k][2]:
+                    for other, key in place.reads:
+                        if other == group:
+                            taken[k][key] = walk.state(key)
+        for (prediction, request, places), data in zip(ready, taken, strict=True):
+            states = {
+                key: None if data[key] is None else decode(place.plan, data[key] or b"")
+                for place in places
+                for _, key in place.reads
+            }
+            try:
+                assembled = self.scorer.assemble(request, places, states)
+            except EventRefused as refused:
+                yield Recomputed(prediction, None, f"refused: {refused.what}")
+                continue
+            yield Recomputed(prediction, assembled)
+
+
+def predictions_of(log: Log, model: Model) -> Iterator[PredictionRecord]:
+    """Yields the predictions in a model's log, a partition after the other."""
+    for partition, bounds in sorted(log.bounds(model.log_topic).items()):
+        for batch in log.read(model.log_topic, partition, bounds.earliest, bounds.highwater):
+            for record in batch:
+                entry = decode_record(record.value or b"")
+                if isinstance(entry, PredictionRecord):
+                    yield entry
+
+
+def same_vector(one: Sequence[Value], other: Sequence[Value]) -> bool:
+    """Tells whether two vectors are equal in type and bits."""
+    return len(one) == len(other) and all(map(same_value, one, other))
+
+
+def same_value(one: object, other: object) -> bool:
+    """Tells whether two values are equal in type and bits."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return struct.pack("<d", one) == struct.pack("<d", other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(same_value(one[k], other[k]) for k in one)
+    return one == other
+
+
+def rescored(
+    log: Log, model: Model, predictions: Sequence[PredictionRecord], tick: Callable[[int], None] | None = None
+) -> Iterator[tuple[PredictionRecord, Any, str]]:
+    """Yields every prediction with the score that its version gives for its vector, or why there is none.
+
+    Versions are rebuilt from the samples: version n is what the first n of them make.
+    """
+    learner = model.new_learner()
+    order = sorted(predictions, key=lambda p: p.version)
+    bounds = log.bounds(model.samples_topic)[0]
+    if bounds.earliest > 0:
+        for prediction in order:
+            yield prediction, None, f"the samples begin at {bounds.earliest}"
+        return
+    samples = (record for batch in log.read(model.samples_topic, 0, 0, bounds.highwater) for record in batch)
+    for prediction in order:
+        while learner.version < prediction.version:
+            record = next(samples, None)
+            if record is None:
+                break
+            learner.on_sample(decode_sample(record.value or b""), record.offset)
+            if tick is not None:
+                tick(learner.version)
+        if learner.version != prediction.version:
+            yield prediction, None, f"the samples end at version {learner.version}"
+            continue
+        x = vector_to_x(model.vector.names, prediction.vector, model.spec.missing)
+        yield prediction, score(learner.model, x, model.task), ""

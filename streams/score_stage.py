@@ -1,0 +1,204 @@
+"""Scoring a partition of requests: the second reader of a source, behind the fold.
+
+It reads what a request reads in the API, by the same code, and its own event may stand in the states already or not. A
+request waits until the sources that it reads have passed its time, while they catch up; nothing else waits with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from features.errors import EventRefused
+from features.partition import partition_of
+from features.source import Source
+from features.state import State
+from features.store import Group, Position, Writes
+from models.records import PredictionRecord, encode_record
+from models.scorer import Place, Request, Scorer, decode_reads
+from models.spec import Model
+
+from .context import Context
+from .deadletter import dead_letter
+from .fold_stage import FoldStage
+from .log import Partition
+from .producer import Outgoing
+from .stage import Stage
+
+BATCH = 256  # requests scored at a time
+
+
+class ScoreStage(Stage):
+    """Scores every request of one partition, for every model that is asked with it."""
+
+    reader = "score"
+
+    def __init__(
+        self,
+        context: Context,
+        partition: Partition,
+        group: Group,
+        position: Position,
+        source: Source[Any],
+    ) -> None:
+        super().__init__(context, partition, group, position)
+        self.source = source
+        self.models: list[Model] = context.deployment.project.requested_by(source)
+        self.scorers: list[Scorer] = [context.deployment.scorers[model.name] for model in self.models]
+        self.pending: deque[tuple[Any, Any, float]] = deque()  # prepared, record, when it came
+        self.read = position.next
+        self._folds: Mapping[Group, FoldStage] = {}
+        self._groups = tuple({group: None for scorer in self.scorers for group in scorer.groups})
+
+    def bind(self, folds: Mapping[Group, FoldStage]) -> None:
+        """Learns which groups this process folds."""
+        self._folds = folds
+
+    def rewind(self) -> None:
+        """Forgets what was read beyond the position."""
+        self.pending.clear()
+        self.read = self.position.next
+
+    def holds(self) -> Callable[[int], bool]:
+        """Returns whether a request of a time has to wait, as things stand: for a source that is catching up."""
+        behind = [
+            fold.front() for group, fold in self._folds.items() if group in self._groups and not fold.fenced
+        ]
+        front = min(behind, default=1 << 62)
+        return lambda t: t >= front
+
+    def wants(self) -> bool:
+        """Whether more requests may wait."""
+        return not self.fenced and len(self.pending) < self.context.pending
+
+    async def take(self, records: Sequence[Any], next_offset: int) -> None:
+        """Takes requests that were folded before, by this process or another; the fold gives it the others."""
+        fold = self._folds[self.group]
+        for record in records:
+            if self.read <= record.offset < fold.next:
+                self.queue(fold.prepare(record), record)
+
+    def queue(self, prepared: Any, record: Any) -> None:
+        """Takes one request that the fold has decoded."""
+        if record.offset >= self.read:
+            self.pending.append((prepared, record, time.monotonic()))
+            self.read = record.offset + 1
+
+    def oldest(self) -> int | None:
+        """Returns the time of the request that has waited longest."""
+        for prepared, _, _ in self.pending:
+            if prepared.refused is None:
+                return int(prepared.t)
+        return None
+
+    async def score(self, hold: Callable[[int], bool]) -> bool:
+        """Scores what need not wait; returns whether there was anything.
+
+        Args:
+            hold: whether a request of a time has to wait for a source.
+
+        Raises:
+            Rewound: another worker scores this partition now.
+        """
+        batch: list[tuple[Any, Any]] = []
+        now = time.monotonic()
+        while self.pending and len(batch) < BATCH:
+            prepared, record, since = self.pending[0]
+            if prepared.refused is None and hold(prepared.t):
+                if now - since < self.context.hold:
+                    break
+                for model in self.models:
+                    self.context.metrics.hold_expired.labels(model.name).inc()
+                self.context.counts["hold_expired"] += 1
+            batch.append((prepared, record))
+            self.pending.popleft()
+        if not batch:
+            return False
+        good = [(p, r, Request(p.event, p.t, self.partition.number)) for p, r in batch if p.refused is None]
+        out: list[Outgoing] = []
+        for model, scorer in zip(self.models, self.scorers, strict=True):
+            out.extend(await self._predictions(model, scorer, good))
+        await self.context.send(out)
+        end = self.position._replace(next=batch[-1][1].offset + 1)
+        await self.commit(self.position, end, Writes())
+        return True
+
+    async def _predictions(
+        self, model: Model, scorer: Scorer, requests: Sequence[tuple[Any, Any, Request]]
+    ) -> list[Outgoing]:
+        places = [scorer.places(request) for _, _, request in requests]
+        states, positions = await self._states(scorer.reads(places), places)
+        predictor = self.context.feed.predictor(model.name)
+        partitions = self.context.partitions(model.log_topic)
+        out: list[Outgoing] = []
+        for (_, record, request), where in zip(requests, places, strict=True):
+            ident = self.source.id_of(request.event)
+            try:
+                prediction, assembled = scorer.score(request, where, states, predictor)
+            except EventRefused as refused:
+                out.append(
+                    dead_letter(
+                        self.partition,
+                        record.offset,
+                        record.key,
+                        record.value,
+                        record.headers,
+                        record.timestamp,
+                        refused,
+                    )
+                )
+                self.context.metrics.dead_letters.labels(self.partition.topic, refused.reason).inc()
+                continue
+            made = PredictionRecord(
+                id=ident,
+                t=request.t,
+                origin="stream",
+                vector=assembled.vector,
+                score=prediction.score,
+                version=prediction.version,
+                fingerprint=model.fingerprint,
+                as_of=scorer.as_of(where, positions),
+                event=msgspec.Raw(record.value),
+                flags=assembled.flags,
+            )
+            key = ident.encode()
+            out.append(
+                Outgoing(
+                    model.log_topic, key, encode_record(made), (), request.t, partition_of(key, partitions)
+                )
+            )
+        self.context.metrics.predictions.labels(model.name).inc(len(requests))
+        self.context.counts["predictions"] += len(requests)
+        return out
+
+    async def _states(
+        self, wanted: Mapping[Group, Sequence[str]], places: Sequence[Sequence[Place]]
+    ) -> tuple[dict[str, State | None], dict[Group, int]]:
+        """Returns the states behind requests: from the folds of this process where they hold them, else from the store."""
+        states: dict[str, State | None] = {}
+        positions: dict[Group, int] = {}
+        rest: dict[Group, list[str]] = {}
+        for group, names in wanted.items():
+            fold = self._folds.get(group)
+            if fold is None or fold.fenced:
+                rest[group] = list(names)
+                continue
+            positions[group] = fold.fold.position.next
+            absent = fold.fold.cached(names, states)
+            if absent:
+                rest[group] = absent
+        if rest:
+            store = self.context.store
+            found = await self.context.patiently("read states", lambda: store.read(rest))
+            read, at = decode_reads(places, rest, found)
+            states.update(read)
+            positions.update(at)
+        return states, positions
+
+    async def finish(self) -> None:
+        """Leaves waiting requests to the next owner: its position has not passed them."""
+        self.pending.clear()

@@ -1,0 +1,98 @@
+"""A log on disk: what a broker in memory would forget, kept as files that can be read like a broker's log.
+
+One file for each partition, NDJSON of `[offset, timestamp, key, value]` with key and value as base64.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from .log import NO_TOPIC_ID, Bounds, Record
+
+
+class Spool:
+    """Records of several topics in one folder, appended in the order of their offsets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[tuple[str, int], IO[bytes]] = {}
+        self._ends: dict[tuple[str, int], int] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def declare(self, topic: str, partitions: int) -> None:
+        """Makes the files of a topic, so that an empty one is known too."""
+        for number in range(partitions):
+            self._path(topic, number).touch()
+
+    def append(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+        """Writes records; those that are there already are skipped."""
+        end = self._ends.get((topic, partition))
+        if end is None:
+            end = self._ends[topic, partition] = self._end(topic, partition)
+        new = [record for record in records if record.offset >= end]
+        if not new:
+            return
+        file = self._files.get((topic, partition))
+        if file is None:
+            file = self._files[topic, partition] = self._path(topic, partition).open("ab")
+        file.write(b"".join(_line(record) for record in new))
+        file.flush()
+        self._ends[topic, partition] = new[-1].offset + 1
+
+    def bounds(self, topic: str) -> Mapping[int, Bounds]:
+        """Returns the bounds of each partition; a spool begins at 0."""
+        found = {}
+        for path in self.folder.glob(f"{topic}@*.ndjson"):
+            number = int(path.stem.rpartition("@")[2])
+            end = self._ends.get((topic, number))
+            found[number] = Bounds(NO_TOPIC_ID, 0, self._end(topic, number) if end is None else end)
+        return found
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Record]]:
+        """Yields records from start up to, not including, end."""
+        path = self._path(topic, partition)
+        if not path.exists():
+            return
+        batch: list[Record] = []
+        with path.open("rb") as file:
+            for line in file:
+                offset, timestamp, key, value = orjson.loads(line)
+                if offset >= end:
+                    break
+                if offset >= start:
+                    batch.append(Record(offset, timestamp, _bytes(key), _bytes(value), ()))
+                if len(batch) == 1000:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _path(self, topic: str, partition: int) -> Path:
+        return self.folder / f"{topic}@{partition}.ndjson"
+
+    def _end(self, topic: str, partition: int) -> int:
+        last = 0
+        for batch in self.read(topic, partition, 0, 1 << 62):
+            last = batch[-1].offset + 1
+        return last
+
+
+def _line(record: Any) -> bytes:
+    key = None if record.key is None else base64.b64encode(record.key).decode()
+    value = None if record.value is None else base64.b64encode(record.value).decode()
+    return orjson.dumps([record.offset, record.timestamp, key, value]) + b"\n"
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)

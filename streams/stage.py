@@ -1,0 +1,100 @@
+"""A stage: one reader of one partition, with a position of its own.
+
+Several stages can read one partition (the fold and the scorer of a source do). Each takes what lies beyond its position;
+the worker reads from the smallest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from features.store import Group, Position, Status, Writes
+
+from .context import Context
+from .log import Partition
+
+log = logging.getLogger("headrace.worker")
+
+
+class Rewound(Exception):  # noqa: N818 - not an error: the stage goes on from where the store stands
+    """The store stands elsewhere; whoever drives the stage reads on from its position."""
+
+
+class Stage:
+    """What every reader of a partition has."""
+
+    reader = ""  # its name in the store; the fold has none
+
+    def __init__(self, context: Context, partition: Partition, group: Group, position: Position) -> None:
+        self.context = context
+        self.partition = partition
+        self.group = group
+        self.position = position
+        self.fenced = False
+
+    @classmethod
+    async def claimed(cls, context: Context, group: Group, topic_id: bytes, earliest: int) -> Position:
+        """Takes a partition over and returns where it stands; a new one begins at the start of the log."""
+        initial = Position.start(topic_id, earliest)._replace(token=context.token)
+        return await context.patiently(
+            "claim a partition", lambda: context.store.claim(group, initial, cls.reader)
+        )
+
+    @property
+    def next(self) -> int:
+        """The next offset that it needs."""
+        return self.position.next
+
+    def wants(self) -> bool:
+        """Whether it can take more records now."""
+        return not self.fenced
+
+    async def take(self, records: Sequence[Any], next_offset: int) -> None:
+        """Takes records beyond its position; `next_offset` is the position after the last, gaps included."""
+        raise NotImplementedError(type(self).__name__)
+
+    async def work(self) -> None:
+        """Does what is due."""
+
+    async def finish(self) -> None:
+        """Finishes what is in hand before the partition goes to another worker."""
+
+    async def commit(self, start: Position, end: Position, writes: Writes) -> None:
+        """Moves the position with its writes, whatever is lost on the way.
+
+        Raises:
+            Rewound: the store stands elsewhere; the position is where it does.
+        """
+        context, topic = self.context, self.partition.topic
+        began = time.perf_counter()
+        answer = await context.patiently(
+            "commit to the store", lambda: context.store.commit(self.group, start, end, writes, self.reader)
+        )
+        context.metrics.commit.labels(topic).observe(time.perf_counter() - began)
+        context.metrics.commits.labels(topic, answer.status.name.lower()).inc()
+        if answer.status is Status.APPLIED:
+            self.position = end
+            return
+        if answer.status is Status.DUPLICATE and answer.position.token == end.token:
+            self.position = end
+            return
+        if answer.status is Status.FENCED or answer.position.token != end.token:
+            self.fenced = True
+            context.metrics.fenced.labels(topic).inc()
+            log.warning(
+                "%s%s: another worker has taken over",
+                self.group.name,
+                f" ({self.reader})" if self.reader else "",
+            )
+        else:
+            log.warning(
+                "%s: the store stands at %d, not at %d: reading on from there",
+                self.group.name,
+                answer.position.next,
+                start.next,
+            )
+        self.position = answer.position
+        raise Rewound
