@@ -95,7 +95,10 @@ class Aggregation(Generic[T]):
             None if column is None else require(column_of(column, use), self.takes, use)
         )
         if (self.column is None) is not (self.keeps is None):
-            raise DefinitionError(f"{use} needs a column" if self.keeps else f"{use} takes no column")
+            raise DefinitionError(
+                f"{use} needs a column" if self.keeps else f"{use} takes no column",
+                fix=f"write {use}({'<event class>.<column>' if self.keeps else ''})",
+            )
 
     @property
     def kin(self) -> Kin:
@@ -147,6 +150,10 @@ class Aggregation(Generic[T]):
     def thaw(self, frozen: Any) -> Any:
         """Returns the partial that `freeze` was given."""
         return frozen
+
+    def trim(self, partial: Any) -> Any:
+        """Returns the partial within its bounds; called after every block, so that no restart decides what is cut."""
+        return partial
 
     def expire(self, partial: Any, before: int) -> Any:
         """Returns the partial without what no window can see any more (a base that remembers times)."""

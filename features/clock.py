@@ -18,6 +18,11 @@ MILLISECONDS = {
 }
 NEVER = -(1 << 62)  # a time before every event
 
+FIRST = -30_610_224_000_000  # the year 1000: no event is older
+LAST = 221_845_392_000_000  # nor younger than the year 9000, so that windows have room on both sides
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w|y)")
 
 Duration = str | timedelta
@@ -30,10 +35,11 @@ def duration_ms(text: Duration, what: str = "duration") -> int:
         DefinitionError: the text is not a duration.
     """
     if isinstance(text, timedelta):
-        return text // timedelta(milliseconds=1)
-    compact = text.strip()
-    pieces = _DURATION.findall(compact)
-    if not pieces or _DURATION.sub("", compact).strip():
+        if text < timedelta():
+            raise DefinitionError(f"{what} {text} is negative", fix="give it a length of zero or more")
+        return text // _MILLISECOND
+    pieces = _DURATION.findall(text) if isinstance(text, str) else []
+    if not pieces or _DURATION.sub("", text).strip():
         raise DefinitionError(
             f"{what} {text!r} is not a duration",
             fix='write a number and a unit of ms, s, m, h, d, w or y, such as "10m", "36h" or "30d"',
@@ -57,10 +63,9 @@ def to_ms(moment: datetime) -> int:
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone")
-    # timestamp() is the correctly rounded quotient, so the microsecond is recovered exactly
-    return round(moment.timestamp() * 1e6) // 1000
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def from_ms(ms: int) -> datetime:
     """Returns the UTC datetime of a time in milliseconds."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    return _EPOCH + timedelta(milliseconds=ms)

@@ -23,9 +23,9 @@ Kind = Literal["number", "hash", "text"]
 UNIT = 1 << 128  # stored sums are integers in units of 2**-128
 _SCALE = 2.0**128
 LARGEST = 2.0**96  # numbers of this size and more leave the range of the stored sums
-_SMALL = 2.0**-75  # below this a double has digits finer than the unit
+SMALL = 2.0**-75  # below this a double has digits finer than the unit
 _LONGEST_INT = 1 << 53
-_KEY = 0x48656164  # the seed of every stored hash; changing it changes the state format
+KEY = 0x48656164  # the seed of every stored hash; changing it changes the state format
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +117,32 @@ def number(value: Any, column: Column) -> float:
     Raises:
         EventRefused: the value cannot be kept exactly.
     """
+    if column.type is int and not -_LONGEST_INT <= value <= _LONGEST_INT:
+        raise EventRefused(
+            "number_out_of_range", f"{column} is beyond 2**53", fix="send an integer of at most 2**53"
+        )
     x = float(value)
     if not -LARGEST < x < LARGEST:  # also true of NaN
         raise EventRefused(
             "number_out_of_range", f"{column} is {value!r}", fix="send a finite number below 2**96"
         )
-    if column.type is int and not -_LONGEST_INT <= value <= _LONGEST_INT:
-        raise EventRefused(
-            "number_out_of_range", f"{column} is {value!r}", fix="send an integer of at most 2**53"
-        )
-    if -_SMALL < x < _SMALL:
+    if -SMALL < x < SMALL:
         return int(x * _SCALE) / UNIT
     return x
 
 
 def hashed(value: Any) -> int:
     """Returns the 64-bit hash of a value; 0 stands for a missing one."""
+    if isinstance(value, float):
+        value += 0.0  # minus zero equals zero
     text = value if isinstance(value, str) else repr(value)
-    return xxhash.xxh64_intdigest(text.encode(), _KEY) or 1
+    return xxhash.xxh64_intdigest(text.encode(), KEY) or 1
 
 
 def identity(value: str | int) -> int:
     """Returns the 32-bit hash by which an event is told from others of its entity and instant."""
     text = value if isinstance(value, str) else str(value)
-    return xxhash.xxh64_intdigest(text.encode(), _KEY) & 0xFFFFFFFF
+    return xxhash.xxh64_intdigest(text.encode(), KEY) & 0xFFFFFFFF
 
 
 TIMES = (datetime, int)

@@ -57,8 +57,9 @@ def _function(function: Any, seen: dict[int, str]) -> str:
 
 
 def _tree(function: Any) -> ast.AST:
+    wanted = function.__code__
     try:
-        source = textwrap.dedent(inspect.getsource(function))
+        source = textwrap.dedent(inspect.getsource(wanted))  # of the code: a wrapper is not what it wraps
     except (OSError, TypeError) as error:
         raise DefinitionError(
             f"the source of {function.__qualname__} cannot be read",
@@ -68,27 +69,45 @@ def _tree(function: Any) -> ast.AST:
         module = ast.parse(source)
     except SyntaxError:  # a lambda on a line that is only part of a statement
         module = ast.Module([], [])
-    wanted = function.__code__
     for node in ast.walk(module):
-        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
-            node.decorator_list = []
-            node.returns = None
-            for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
-                argument.annotation = None
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef) and node.name == wanted.co_name:
+            return _Bare().visit(node)
+        if isinstance(node, ast.Lambda) and wanted.co_name == "<lambda>" and _meaning(_compiled(node)) == _meaning(wanted):
             return node
-        if isinstance(node, ast.Lambda) and function.__name__ == "<lambda>":
-            if _code_of(node) == wanted.co_code:
-                return node
     raise DefinitionError(
         f"the source of {function.__qualname__} cannot be told apart", fix="write it as a `def` of its own"
     )
 
 
-def _code_of(node: ast.Lambda) -> bytes:
+class _Bare(ast.NodeTransformer):
+    """Takes away what has no effect: docstrings, annotations, and decorators, whose work is in the function itself."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        node.decorator_list = []
+        node.returns = None
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+        self.generic_visit(node)
+        node.body = node.body or [ast.Pass()]
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.Assign | None:
+        self.generic_visit(node)
+        return None if node.value is None else ast.Assign([node.target], node.value)
+
+
+def _compiled(node: ast.Lambda) -> types.CodeType:
     code = compile(ast.fix_missing_locations(ast.Expression(node)), "<lambda>", "eval")
-    return next(c for c in code.co_consts if isinstance(c, types.CodeType)).co_code
+    return next(c for c in code.co_consts if isinstance(c, types.CodeType))
+
+
+def _meaning(code: types.CodeType) -> tuple[Any, ...]:
+    consts = [_meaning(c) if isinstance(c, types.CodeType) else (type(c), c) for c in code.co_consts]
+    return (code.co_code, code.co_names, code.co_varnames, consts)
 
 
 def _reads(function: Any) -> dict[str, Any]:
@@ -104,12 +123,23 @@ def _reads(function: Any) -> dict[str, Any]:
         elif hasattr(builtins, name):
             outside[name] = getattr(builtins, name)
         else:
-            raise DefinitionError(f"{function.__qualname__} reads {name}, which is not defined")
+            raise DefinitionError(
+                f"{function.__qualname__} reads {name}, which is not defined", fix="define or import it above"
+            )
     return outside
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    names = set()
+    for i in dis.get_instructions(code):
+        if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names.add(i.argval)
+        elif i.opname == "IMPORT_NAME" and i.argval.partition(".")[0] not in sys.stdlib_module_names:
+            raise DefinitionError(
+                f"{code.co_name} imports {i.argval or 'a module'} when it is called",
+                why="what it takes from there cannot be told when the project is loaded",
+                fix="import it at the top of the file",
+            )
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names |= _global_names(constant)
@@ -131,12 +161,14 @@ def _value(value: Any, name: str, function: Any, seen: dict[int, str]) -> str:
         if value.__module__.partition(".")[0] in sys.stdlib_module_names:
             return f"library {value.__module__}.{value.__qualname__}"
         return f"function {_function(value, seen)}"
-    if isinstance(value, types.BuiltinFunctionType):
+    if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | None):
         return f"library {value.__module__}.{value.__qualname__}"
     if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] in sys.stdlib_module_names:
         return f"library {value.__name__}"
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        return f"enum {[_value(member, name, function, seen) for member in value]}"
     if isinstance(value, type) and issubclass(
-        value, msgspec.Struct | enum.Enum | BaseException | int | float | str
+        value, msgspec.Struct | BaseException | int | float | str
     ):
         return f"class {value.__module__}.{value.__qualname__}"
     if isinstance(value, type) and value.__module__.partition(".")[0] in sys.stdlib_module_names:

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from .state import NARROWED, State, Values, new_block
+from .state import NARROWED, TILED, State, Values, new_block
 from .tiles import retire, to_base
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
             block = blocks.pop(0)
             s.n -= len(block.t)
             s.evicted = block.last
+            s.tiles.clear()  # all of them are older still
+            s.flags &= ~TILED
             if plan.bases:
                 to_base(plan, s, block, aged=True)
     else:

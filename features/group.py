@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from . import keys
 from .errors import EventRefused, StateCorrupt
 from .fold import Folded, fold
@@ -22,14 +24,17 @@ from .store import Group, Position, Writes
 ENTITIES = 256  # entities a commit
 BYTES = 256 * 1024  # bytes a commit
 
+FOLDED, REVISED = Folded.FOLDED, Folded.REVISED
+Dirty = dict[str, tuple[StatePlan, State]]
 
-class Prepared(NamedTuple):
+
+class Prepared(msgspec.Struct, gc=False):
     """One record made ready: what each plan takes of its event, or why it is refused."""
 
     offset: int
     t: int
     event: Any
-    parts: Sequence[tuple[int, str, int, Sequence[Any]]]  # plan, entity key, identity, values
+    parts: Sequence[tuple[StatePlan, str, int, Sequence[Any]]]  # plan, key of the state, identity, values
     refused: EventRefused | None = None
 
 
@@ -68,15 +73,15 @@ class FoldGroup:
         self.group = group
         self.source = source
         self.plans = list(plans)
-        self.position = position
+        self._stand(position)
         self.counts: Counter[str] = Counter()
         self.prefixes = [keys.state_prefix(group.tag, codes[plan.fingerprint]) for plan in self.plans]
         self._partitions = partitions
         self._keyed = source.key is not None and source.partitioner == "murmur2"
+        self._folded = list(zip(self.plans, self.prefixes, strict=True))
         self._cache = cache
-        self._young: dict[
-            str, State | None
-        ] = {}  # two generations make a cheap approximation of the least recently used
+        # two generations: a cheap approximation of the least recently used
+        self._young: dict[str, State | None] = {}
         self._old: dict[str, State | None] = {}
 
     def prepare(self, offset: int, key: bytes | None, value: bytes | None) -> Prepared:
@@ -117,19 +122,13 @@ class FoldGroup:
         Raises:
             EventRefused: a value cannot be kept.
         """
-        t = self.source.time_of(event)
-        parts = []
-        for k, plan in enumerate(self.plans):
-            if plan.keep is None or plan.keep(event):
-                parts.append(
-                    (
-                        k,
-                        self.prefixes[k] + plan.key_of(event),
-                        plan.identify(event, offset),
-                        plan.extract(event),
-                    )
-                )
-        return Prepared(offset, t, event, parts)
+        id32 = self.source.identify(event, offset)
+        parts = [
+            (plan, prefix + plan.key_of(event), id32, plan.extract(event))
+            for plan, prefix in self._folded
+            if plan.keep is None or plan.keep(event)
+        ]
+        return Prepared(offset, self.source.time_of(event), event, parts)
 
     def missing(self, records: Sequence[Prepared]) -> list[str]:
         """Returns the keys of the states that these records need and that are not at hand."""
@@ -159,9 +158,9 @@ class FoldGroup:
             if data is None:
                 self._young[key] = None
                 continue
-            if stamp_of(data) > self.position.next:
+            if stamp_of(data) > self._next:
                 raise StateCorrupt(
-                    f"a state was changed at {stamp_of(data)}, beyond position {self.position.next}",
+                    f"a state was changed at {stamp_of(data)}, beyond position {self._next}",
                     where=f"{self.group.name}, key {key}",
                     fix="restore Redis from one backup, or rebuild the features under a new project name",
                 )
@@ -185,11 +184,19 @@ class FoldGroup:
                 absent.append(key)
         return absent
 
+    @property
+    def position(self) -> Position:
+        """Where it stands."""
+        return Position(self._topic_id, self._next, self._clock, self._previous, self._first, self._token)
+
+    def _stand(self, position: Position) -> None:
+        self._topic_id, self._next, self._clock, self._previous, self._first, self._token = position
+
     def drop(self, position: Position) -> None:
         """Forgets everything cached and stands at a position that the store named."""
         self._young.clear()
         self._old.clear()
-        self.position = position
+        self._stand(position)
 
     def fold(self, records: Sequence[Prepared], next_offset: int) -> Iterator[Batch]:
         """Folds records whose states are at hand, a commit's worth at a time.
@@ -201,55 +208,53 @@ class FoldGroup:
         Yields:
             Batches; the position has moved to the end of each when it is yielded.
         """
-        dirty: dict[str, tuple[int, State]] = {}
+        dirty: Dirty = {}
         start = self.position
         begun = 0
         for k, record in enumerate(records):
             self.step(record, dirty)
-            if len(dirty) >= ENTITIES:
+            if len(dirty) >= ENTITIES or (k & 63 == 63 and _weight(dirty) >= BYTES):
                 yield self._batch(records[begun : k + 1], dirty, start, record.offset + 1)
                 dirty = {}
                 begun, start = k + 1, self.position
         if begun < len(records) or start.next < next_offset:
             yield self._batch(records[begun:], dirty, start, next_offset)
 
-    def step(self, record: Prepared, dirty: dict[str, tuple[int, State]]) -> None:
+    def step(self, record: Prepared, dirty: Dirty) -> None:
         """Folds one record; `dirty` receives the states that it changed."""
-        position = self.position
         offset, t = record.offset, record.t
+        self._next = offset + 1
         if record.refused is not None:
             self.counts[record.refused.reason] += 1
-            self.position = position._replace(next=offset + 1)
             return
-        clock = position.clock
+        clock = self._clock
         young = self._young
-        for k, key, id32, values in record.parts:
-            plan = self.plans[k]
-            retain = plan.retain
-            if retain is not None and t <= clock - retain - plan.lateness:
+        for plan, key, id32, values in record.parts:
+            if t <= clock - plan.retain:
                 self.counts["expired"] += 1
                 continue
             state = young.get(key)
             if state is None:
                 state = State()
             outcome = fold(plan, state, t, id32, values, offset)
-            if outcome is Folded.FOLDED or outcome is Folded.REVISED:
+            if outcome is FOLDED:
                 young[key] = state
-                dirty[key] = (k, state)
-            if outcome is not Folded.FOLDED:
-                self.counts[outcome.name.lower()] += 1
-        agreed = min(t, position.previous)
-        self.position = Position(
-            position.topic_id, offset + 1, max(clock, agreed), t, position.first, position.token
-        )
+                dirty[key] = (plan, state)
+                continue
+            self.counts[outcome.name.lower()] += 1
+            if outcome is REVISED:
+                dirty[key] = (plan, state)
+        agreed = t if t < self._previous else self._previous
+        if agreed > clock:
+            self._clock = agreed
+        self._previous = t
 
-    def _batch(
-        self,
-        records: Sequence[Prepared],
-        dirty: dict[str, tuple[int, State]],
-        start: Position,
-        next_offset: int,
-    ) -> Batch:
-        self.position = self.position._replace(next=next_offset)
-        sets = {key: encode(self.plans[k], state) for key, (k, state) in dirty.items()}
+    def _batch(self, records: Sequence[Prepared], dirty: Dirty, start: Position, next_offset: int) -> Batch:
+        self._next = next_offset
+        sets = {key: encode(plan, state) for key, (plan, state) in dirty.items()}
         return Batch(records, Writes(sets), start, self.position)
+
+
+def _weight(dirty: Dirty) -> int:
+    """Returns about how many bytes the states of a commit have."""
+    return sum(64 + state.n * plan.row_bytes for plan, state in dirty.values())

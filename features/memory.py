@@ -57,6 +57,8 @@ class MemoryStore:
         status = judge(stored, start, end)
         if status is not Status.APPLIED:
             return Answer(status, stored)
+        if writes.fields and writes.hash_key in self.values:
+            raise StoreError(f"{writes.hash_key} is not a hash", where=group.name)
         self.values.update(writes.sets)
         for gone in writes.deletes:
             self.values.pop(gone, None)

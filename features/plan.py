@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .aggregation import Aggregation, Feature
-from .column import Column, Kind, hashed, identity, number
-from .errors import DefinitionError, EventRefused
+from .column import Column, Kind
+from .errors import DefinitionError
+from .extract import extractor
 from .fingerprint import function_fingerprint, short_digest
 from .source import Entity, Source, key_text
 from .state import FORMAT
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from .view import FeatureView
 
 Values = tuple[Any, ...]
+FOREVER = 1 << 63
+Kin = tuple[str, str, str]  # what a partial holds: its name, the path of its column, its parameter
+BaseKey = tuple[
+    str, str, str, int, bool
+]  # and how long after the last event it is forgotten, and whether windows read it
 
 
 class StateSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,24 +83,20 @@ class StatePlan:
             id=source.id.name if source.id else "",
             time=source.time.name,
             columns=tuple((path, kind) for path, kind in zip(self.paths, self.kinds, strict=True)),
-            kept=tuple((n, c, str(p)) for n, c, p in (a.kin for a, _ in self.cells)),
-            bases=tuple((*_kin_text(a), forget, windowed) for a, _, forget, windowed in self.bases),
+            kept=tuple(self._cell_of),
+            bases=tuple(self._base_of),
             edges=self.edges,
             reach=self.reach,
             lateness=self.lateness,
             revises=self.revises,
         )
         self.fingerprint = self.spec.fingerprint()
-        self.key_of = self._key_reader()
-        self.extract = self._extractor()
-
-    @property
-    def retain(self) -> int | None:
-        """Milliseconds after its newest event at which nothing can see an entity any more; None is never."""
+        # milliseconds behind its group's clock at which an event can be seen by nobody, and its entity has gone
         lifetimes = [forget for _, _, forget, windowed in self.bases if not windowed]
-        if 0 in lifetimes:
-            return None
-        return self.reach + max(lifetimes, default=0)
+        self.retain = FOREVER if 0 in lifetimes else self.reach + max(lifetimes, default=0) + self.lateness
+        self.row_bytes = 8 + 8 * len(self.kinds)
+        self.key_of = self._key_reader()
+        self.extract = extractor(self.paths, self.columns, self.kinds)
 
     def column_index(self, part: Aggregation[Any]) -> int:
         """Returns where the plan keeps the column of an aggregation; -1 for one without a column."""
@@ -102,15 +104,15 @@ class StatePlan:
 
     def cell_index(self, part: Aggregation[Any]) -> int:
         """Returns where a tile keeps the partial of an aggregation; -1 if it does not."""
-        return self._cell_of.get(part.kin, -1)
+        return self._cell_of.get(self._kin(part), -1)
 
     def sum_index(self, part: Aggregation[Any]) -> int:
         """Returns where a closed block keeps the partial of an aggregation; -1 if it does not."""
-        return self._sum_of.get(part.kin, -1)
+        return self._sum_of.get(self._kin(part), -1)
 
     def base_index(self, part: Aggregation[Any], feature: Feature[Any]) -> int:
         """Returns where the base keeps the partial of an aggregation for a feature; -1 if it does not."""
-        return self._base_of.get(_base_key(part, feature), -1)
+        return -1 if _in_cells(part, feature) else self._base_of.get(self._base_key(part, feature), -1)
 
     # what the views need
 
@@ -135,29 +137,37 @@ class StatePlan:
             self.paths.append(path)
 
     def _partials(self, features: Sequence[Feature[Any]]) -> None:
-        cells: dict[Any, tuple[Aggregation[Any], int]] = {}
-        sums: dict[Any, tuple[Aggregation[Any], int]] = {}
-        bases: dict[Any, tuple[Aggregation[Any], int, int, bool]] = {}
+        cells: dict[Kin, tuple[Aggregation[Any], int]] = {}
+        sums: dict[Kin, tuple[Aggregation[Any], int]] = {}
+        bases: dict[BaseKey, tuple[Aggregation[Any], int, int, bool]] = {}
         for feature in features:
             for part in feature.aggregation.parts():
-                column = self.column_index(part)
-                lives_on = isinstance(feature.window, Lifetime)
+                kin, column = self._kin(part), self.column_index(part)
                 if part.compact:
-                    sums.setdefault(part.kin, (part, column))
-                if (
-                    part.home == "cells" and not lives_on and part.kin[0] != "span"
-                ):  # a cell's head is its span
-                    cells.setdefault(part.kin, (part, column))
-                if part.home == "base" or lives_on:
-                    forget = feature.window.forget_after if isinstance(feature.window, Lifetime) else 0
-                    bases.setdefault(_base_key(part, feature), (part, column, forget, not lives_on))
-        self.cells = [cells[kin] for kin in sorted(cells, key=repr)]
-        self.sums = [sums[kin] for kin in sorted(sums, key=repr)]
-        order = sorted(bases, key=repr)
-        self.bases = [bases[key] for key in order]
-        self._cell_of = {a.kin: k for k, (a, _) in enumerate(self.cells)}
-        self._sum_of = {a.kin: k for k, (a, _) in enumerate(self.sums)}
-        self._base_of = {key: k for k, key in enumerate(order)}
+                    sums.setdefault(kin, (part, column))
+                if not _in_cells(part, feature):
+                    key = self._base_key(part, feature)
+                    bases.setdefault(key, (part, column, *key[3:]))
+                elif part.kin[0] != "span":  # a cell's head is its span
+                    cells.setdefault(kin, (part, column))
+        self._cell_of = {kin: k for k, kin in enumerate(sorted(cells))}
+        self._sum_of = {kin: k for k, kin in enumerate(sorted(sums))}
+        self._base_of = {key: k for k, key in enumerate(sorted(bases))}
+        self.cells = [cells[kin] for kin in self._cell_of]
+        self.sums = [sums[kin] for kin in self._sum_of]
+        self.bases = [bases[key] for key in self._base_of]
+
+    def _kin(self, part: Aggregation[Any]) -> Kin:
+        # by the path in the event: columns of two classes may have one name
+        name, _, parameter = part.kin
+        column = self.column_index(part)
+        return (name, self.paths[column] if column >= 0 else "", str(parameter))
+
+    def _base_key(self, part: Aggregation[Any], feature: Feature[Any]) -> BaseKey:
+        window = feature.window
+        if isinstance(window, Lifetime):
+            return (*self._kin(part), window.forget_after, False)
+        return (*self._kin(part), 0, True)
 
     def _reach(self, features: Sequence[Feature[Any]]) -> None:
         windows = [feature.window for feature in features]
@@ -193,22 +203,6 @@ class StatePlan:
     def _key_reader(self) -> Callable[[Any], str]:
         read = attrgetter(*self.by)
         return (lambda event: key_text(read(event))) if len(self.by) > 1 else (lambda event: str(read(event)))
-
-    def _extractor(self) -> Callable[[Any], Values]:
-        if not self.paths:
-            return lambda event: ()
-        read = attrgetter(*self.paths)
-        single = len(self.paths) == 1
-        keepers = [_keeper(column, kind) for column, kind in zip(self.columns, self.kinds, strict=True)]
-        if single:
-            keep = keepers[0]
-            return lambda event: (keep(read(event)),)
-        return lambda event: tuple([keep(x) for keep, x in zip(keepers, read(event))])  # noqa: B905  # one length
-
-    def identify(self, event: Any, offset: int) -> int:
-        """Returns the 32-bit identity of an event; without an id column it is its place in the log."""
-        source = self.source
-        return identity(source.id_of(event)) if source.id is not None else offset & 0xFFFFFFFF
 
 
 def plans_of(views: Sequence[type[FeatureView]]) -> list[StatePlan]:
@@ -252,34 +246,7 @@ def _parts(features: Sequence[Feature[Any]]) -> list[Aggregation[Any]]:
     return [part for feature in features for part in feature.aggregation.parts()]
 
 
-def _kin_text(part: Aggregation[Any]) -> tuple[str, str, str]:
-    name, column, parameter = part.kin
-    return (name, column, str(parameter))
-
-
-def _base_key(part: Aggregation[Any], feature: Feature[Any]) -> tuple[str, str, str, int, bool]:
+def _in_cells(part: Aggregation[Any], feature: Feature[Any]) -> bool:
+    """Whether old events are kept by time; a base that remembers last times cannot tell what a delayed window saw."""
     window = feature.window
-    lives_on = isinstance(window, Lifetime)
-    forget = window.forget_after if isinstance(window, Lifetime) else 0
-    return (*_kin_text(part), forget, not lives_on)
-
-
-def _keeper(column: Column, kind: Kind) -> Callable[[Any], Any]:
-    missing = {"number": float("nan"), "hash": 0, "text": None}[kind]
-    if kind == "number":
-        keep: Callable[[Any], Any] = lambda value: number(value, column)  # noqa: E731
-    elif kind == "hash":
-        keep = hashed
-    else:
-        keep = _text
-    if column.nullable:
-        return lambda value: missing if value is None else keep(value)
-    return keep
-
-
-def _text(value: str) -> str:
-    if len(value) > 1024:
-        raise EventRefused(
-            "text_too_long", f"a kept text has {len(value)} characters", fix="keep at most 1,024"
-        )
-    return value
+    return not isinstance(window, Lifetime) and (part.home == "cells" or window.delay > 0)

@@ -135,7 +135,8 @@ class Reader:
     ) -> int:
         end = t - window.delay
         start = window.start(t)
-        forget = window.forget_after if isinstance(window, Lifetime) else 0
+        lives_on = isinstance(window, Lifetime)
+        forget = window.forget_after if lives_on else 0
         events = Events(start, end)
         segments: list[Segment] = []
         loose: list[Segment] = []
@@ -159,7 +160,10 @@ class Reader:
                     continue
             if s.base and begin == start:
                 bases.append(s.base)
-            for cell in s.tiles if not isinstance(window, Lifetime) else ():
+            for cell in s.tiles:
+                if lives_on:  # the base holds its events, also those too new for a delayed or late read
+                    bound += cell[2] if cell[4] > end else 0
+                    continue
                 if cell[4] <= start or cell[3] > end:
                     continue
                 if cell[4] > end:

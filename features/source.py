@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from .clock import Duration, duration_ms, to_ms
-from .column import KEYS, TIMES, Column, column_of, require
+from .column import KEYS, TIMES, Column, column_of, identity, require
 from .errors import DefinitionError, EventRefused
 
 E = TypeVar("E", bound=msgspec.Struct)
@@ -130,6 +130,10 @@ class Source(Generic[E]):
     def id_of(self, event: E) -> str:
         """Returns the event's id as text; empty where the source has none."""
         return "" if self.id is None else str(getattr(event, self.id.name))
+
+    def identify(self, event: E, offset: int) -> int:
+        """Returns the 32-bit identity of an event; without an id column it is its place in the log."""
+        return offset & 0xFFFFFFFF if self.id is None else identity(self.id_of(event))
 
     def event_classes(self) -> tuple[type, ...]:
         """Returns the classes whose columns its events have."""

@@ -27,16 +27,21 @@ def cell_size(width: int) -> int:
 
 
 def resolution(plan: StatePlan, age: int) -> int:
-    """Returns the size of a cell whose newest moment has an age."""
+    """Returns the size of a cell whose newest moment has an age.
+
+    A read that is late by up to a quarter of its window finds cells as fine as one that is not; for later ones they
+    grow with the age. Cells for every moment of the lateness would be as many as it has moments.
+    """
     for edge, size in plan.edges:  # by edge, each with the finest size of those at it and beyond
-        if age <= edge + plan.lateness:
+        if age <= edge + min(plan.lateness, edge // 4):
             return size
-    return plan.coarsest
+    return max(plan.coarsest, cell_size(4 * age))
 
 
 def retire(plan: StatePlan, s: State, block: Block) -> None:
     """Moves a block into the tiles, and into the base where the plan has one."""
     s.flags |= TILED
+    touched = max(0, len(s.tiles) - 1)
     for t, row in _rows(block):
         age = s.newest - t
         size = resolution(plan, age)
@@ -51,6 +56,8 @@ def retire(plan: StatePlan, s: State, block: Block) -> None:
             x = block.cols[c][row] if c >= 0 else None
             if c < 0 or present(x):
                 cell[5][k] = a.add(cell[5][k], t, x)
+    for cell in s.tiles[touched:]:
+        cell[5] = [a.trim(p) for (a, _), p in zip(plan.cells, cell[5], strict=True)]
     if plan.bases:
         to_base(plan, s, block, aged=False)
     _coarsen(plan, s)
@@ -72,6 +79,7 @@ def to_base(plan: StatePlan, s: State, block: Block, aged: bool) -> None:
             entry[0] = t
             if c < 0 or present(x):
                 entry[1] = a.add(entry[1], t, x)
+        entry[1] = a.trim(entry[1])
         if windowed:
             entry[1] = a.expire(entry[1], gone)
 
@@ -104,7 +112,7 @@ def _coarsen(plan: StatePlan, s: State) -> None:
             previous[2] += n
             previous[4] = last
             previous[5] = [
-                a.merge(p, q) for (a, _), p, q in zip(plan.cells, previous[5], partials, strict=True)
+                a.trim(a.merge(p, q)) for (a, _), p, q in zip(plan.cells, previous[5], partials, strict=True)
             ]
         else:
             merged.append([start, size, n, first, last, partials])

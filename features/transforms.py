@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import types
 import typing
 from collections.abc import Callable
 from datetime import datetime
@@ -87,7 +88,8 @@ def function_input(function: Callable[..., Any], event: type[msgspec.Struct]) ->
 
 
 def _result(hint: Any, name: str) -> tuple[type, bool]:
-    members = typing.get_args(hint) or (hint,)
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    members = typing.get_args(hint) if union else (hint,)
     kinds = [member for member in members if member is not type(None)]
     if len(kinds) != 1 or kinds[0] not in _SCALARS:
         raise DefinitionError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .aggregation import Feature
 from .clock import NEVER
-from .column import column_of, identity
+from .column import column_of
 from .errors import DefinitionError, EventRefused
 from .fingerprint import short_digest
 from .plan import StatePlan, key_columns
@@ -54,6 +54,12 @@ class Vector:
 
     def __init__(self, request: Source[Any], inputs: Sequence[object], plans: Sequence[StatePlan]) -> None:
         self.request = request
+        if request.id is None:
+            raise DefinitionError(
+                f"the requests of {request.topic} have no id",
+                why="a request that is in the topic as well could not be counted once",
+                fix="name the column: Source(..., id=<event class>.<column>)",
+            )
         if not inputs:
             raise DefinitionError(
                 "a model has no inputs", fix="list columns, views or functions in inputs=[...]"
@@ -188,7 +194,7 @@ class Vector:
     def _own(self, plan: StatePlan, event: Any, t: int, place: int) -> Own | None:
         if plan.source is not self.request or (plan.keep is not None and not plan.keep(event)):
             return None
-        return Own(t, identity(plan.source.id_of(event)), plan.extract(event), place)
+        return Own(t, plan.source.identify(event, 0), plan.extract(event), place)
 
     def _vector(self, event: Any, rows: Sequence[Row]) -> list[Scalar]:
         views: list[FeatureView | None] = [None] * len(rows)

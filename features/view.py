@@ -10,11 +10,14 @@ On the class an attribute is the feature; on a row, which a request-time functio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, ClassVar
 
 from .aggregation import Feature
 from .errors import DefinitionError
 from .source import Entity, Source
+
+RESERVED = {"of", "source", "where", "own_event", "features", "as_dict", "_values"}
 
 
 class FeatureView:
@@ -54,6 +57,14 @@ class FeatureView:
                 f"view {name} names no {'entity' if of is None else 'source'}",
                 fix=f"write class {name}(FeatureView, of=<entity>, source=<source>)",
             )
+        taken = RESERVED & vars(cls).keys()
+        if taken:
+            raise DefinitionError(
+                f"{name}.{min(taken)} is a name that every view has already",
+                fix="give the feature another name",
+            )
+        if where is not None and not isinstance(where, FunctionType):
+            raise DefinitionError(f"view {name} has where={where!r}, which is no function", fix="write it with `def`")
         cls.of, cls.source, cls.own_event = of, source, own_event
         cls.where = staticmethod(where) if where else None  # a plain function, not a method
         found = [(key, value) for key, value in vars(cls).items() if isinstance(value, Feature)]

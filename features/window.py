@@ -17,8 +17,8 @@ from .errors import DefinitionError
 
 Period = Literal["hour", "day", "week", "month", "year"]
 
-# the longest that a period can last, daylight saving included
-_LONGEST = {"hour": "2h", "day": "25h", "week": "169h", "month": "745h", "year": "8785h"}
+# the longest that a period can last: since 1970 no clock was set back by more than seven hours (Vostok, 1994)
+_LONGEST = {"hour": "2h", "day": "31h", "week": "175h", "month": "751h", "year": "8791h"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def sliding(width: Duration, delay: Duration = "0ms") -> Sliding:
     ms = duration_ms(width, "window")
     if ms < 1:
         raise DefinitionError(
-            f"window {width!r} has no length", why="no event can be in it", fix='give it at least "1ms"'
+            f"window {str(width)!r} has no length", why="no event can be in it", fix='give it at least "1ms"'
         )
     return Sliding(ms, duration_ms(delay, "delay"))
 
@@ -135,8 +135,8 @@ def lifetime(forget_after: Duration | None, unbounded: bool, delay: Duration = "
 def _began(since: Period, tz: str, t: int) -> int:
     local = from_ms(t).astimezone(ZoneInfo(tz))
     if since == "hour":
-        # an hour begins where the local clock last showed :00, which a shift of the clock may delay
-        return t - (local.minute * 60_000 + local.second * 1000 + local.microsecond // 1000)
+        # an hour that is repeated begins anew; one that is stretched by a shift of minutes does not
+        return to_ms(local.replace(minute=0, second=0, microsecond=0))
     return _day_began(since, tz, local.year, local.month, local.day)
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from features import keys
@@ -16,8 +16,12 @@ from features.redis import RedisStore
 from models.deployment import Deployment, deploy, topics_of
 from models.feed import ModelFeed
 from models.snapshot import Key, development_key
+from serving import run as listening
+from serving.app import create_app
+from serving.errors import OutboxRefused, OutboxUnavailable
 from streams.context import Context
 from streams.engine import ROLES, Engine
+from streams.errors import DeliveryRefused, StreamsError
 from streams.log import LogReader
 from streams.metrics import Metrics
 from streams.producer import Headers, Outgoing, Producer
@@ -104,6 +108,29 @@ async def work(
             await asyncio.gather(*beside, return_exceptions=True)
 
 
+async def serve(
+    loaded: Loaded,
+    *,
+    bootstrap: str,
+    redis: str,
+    secret: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Runs the API until it is told to stop.
+
+    Raises:
+        HeadraceError, StreamsError: the API cannot start; the message says why and what to do.
+    """
+    topics = await asyncio.to_thread(partitions_now, loaded, bootstrap)
+    key = snapshot_key(loaded, secret)
+    async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:
+        feed = ModelFeed(store, deployment, [key], allow=loaded.modules)
+        app = create_app(deployment, store, feed, KafkaOutbox(producer))
+        await listening.serve(app, host, port, started=started)
+
+
 async def report(engine: Engine, store: RedisStore, every: float = 1.0) -> None:
     """Tells the API and the console how the worker is doing, once a second."""
     name = f"{engine.context.deployment.project.name}/worker-{socket.gethostname()}-{os.getpid()}"
@@ -148,11 +175,16 @@ class KafkaOutbox:
         headers: Headers = (),
     ) -> None:
         """Writes a record and returns when the broker has it."""
-        await self._producer.send([Outgoing(topic, key, value, headers, time_ms, partition)])
+        try:
+            await self._producer.send([Outgoing(topic, key, value, headers, time_ms, partition)])
+        except DeliveryRefused as error:
+            raise OutboxRefused(str(error), where=topic) from error
+        except StreamsError as error:
+            raise OutboxUnavailable(str(error), where=topic) from error
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-__all__ = ["KafkaOutbox", "Sequence", "deployed", "partitions_now", "snapshot_key", "work"]
+__all__ = ["KafkaOutbox", "deployed", "partitions_now", "serve", "snapshot_key", "work"]

@@ -72,7 +72,7 @@ class Learner:
     """The single writer of a model: one sample after the other, in the order of the samples topic.
 
     Args:
-        prototype: the untrained learner; it is cloned, never trained.
+        prototype: the untrained learner; it is copied, never trained.
         names: of the vector's slots, in order.
         fingerprint: of the vector; samples of another one are dropped.
         learn_corrections: also learn labels that came after their sample had left.
@@ -164,5 +164,5 @@ def _check_label(label: Scalar) -> None:
 
 
 def _untrained(prototype: Any) -> Any:
-    # A clone starts from the parameters alone: version 0 is untrained, even if the prototype was not.
-    return prototype.clone() if hasattr(prototype, "clone") else copy.deepcopy(prototype)
+    # Not River's clone(): it shares what was passed as *args, so that training the clone trains the prototype.
+    return copy.deepcopy(prototype)

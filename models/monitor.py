@@ -123,6 +123,36 @@ class _Prior:
         return self._counts[True] / seen if seen else None
 
 
+class _Metrics:
+    """River metrics by name, told apart once: some take scores, some the label that a score stands for."""
+
+    def __init__(self, metrics: Sequence[Any], task: Task) -> None:
+        self.named = {type(metric).__name__: metric for metric in metrics}
+        if len(self.named) < len(metrics):
+            names = [type(metric).__name__ for metric in metrics]
+            raise ValueError(f"metrics {names}: give each name once")
+        self._decide = _likeliest if task is Task.MULTICLASS else _above_half
+        self._of_scores = [metric for metric in metrics if not getattr(metric, "requires_labels", False)]
+        self._of_labels = [metric for metric in metrics if getattr(metric, "requires_labels", False)]
+
+    def update(self, label: Scalar, score: Any) -> None:
+        for metric in self._of_scores:
+            metric.update(label, score)
+        for metric in self._of_labels:
+            metric.update(label, self._decide(score))
+
+    def values(self) -> dict[str, float]:
+        return {name: float(metric.get()) for name, metric in self.named.items()}
+
+
+def _above_half(score: float) -> bool:
+    return score > 0.5
+
+
+def _likeliest(score: dict[str, float]) -> str | None:
+    return predicted(score)
+
+
 class Board:
     """The figures of one line of scores, and those of the baseline on the same samples.
 
@@ -134,9 +164,9 @@ class Board:
     """
 
     def __init__(self, task: Task, metrics: Sequence[river_metrics.base.Metric] = ()) -> None:
-        self._task = task
-        self._metrics = _by_name([*_of_task(task), *(metric.clone() for metric in metrics)])
-        self._baseline = _by_name(_of_baseline(task))
+        self._multiclass = task is Task.MULTICLASS
+        self._metrics = _Metrics([*_of_task(task), *(metric.clone() for metric in metrics)], task)
+        self._baseline = _Metrics(_of_baseline(task), task)
         self._ranks = Ranks() if task in (Task.BINARY, Task.ANOMALY) else None
         self._prior = _Prior(task)
         self.samples = 0
@@ -146,8 +176,9 @@ class Board:
 
     def update(self, label: Scalar, score: Score) -> None:
         """Scores one prediction against its label, then shows the label to the baseline."""
-        label = str(label) if self._task is Task.MULTICLASS else label
-        if score is not None and score != {} and isinstance(score, dict) == (self._task is Task.MULTICLASS):
+        if self._multiclass:
+            label = str(label)
+        if score is not None and score != {} and isinstance(score, dict) == self._multiclass:
             self._score(label, score)
         else:
             self.unscored += 1
@@ -155,32 +186,22 @@ class Board:
 
     def _score(self, label: Scalar, score: Any) -> None:
         self.samples += 1
-        self._feed(self._metrics, label, score)
+        self._metrics.update(label, score)
         if self._ranks is not None:
             self._ranks.update(bool(label), score)
-        prior = self._prior.score()
-        if prior != {}:
-            self._feed(self._baseline, label, prior)
-
-    def _feed(self, metrics: dict[str, Any], label: Scalar, score: Score) -> None:
-        for metric in metrics.values():
-            metric.update(label, self._decide(score) if getattr(metric, "requires_labels", False) else score)
-
-    def _decide(self, score: Any) -> Any:
-        if isinstance(score, dict):
-            return predicted(score)
-        return bool(score > 0.5) if self._task in (Task.BINARY, Task.ANOMALY) else score
+        if self._baseline.named and (prior := self._prior.score()) != {}:
+            self._baseline.update(label, prior)
 
     def figures(self) -> dict[str, float]:
         """The value of every metric, by name."""
-        named = {name: float(metric.get()) for name, metric in self._metrics.items()}
+        named = self._metrics.values()
         if self._ranks is not None:
             named |= {"ROCAUC": self._ranks.roc_auc(), "AveragePrecision": self._ranks.average_precision()}
         return named
 
     def baseline(self) -> dict[str, float]:
         """The values that the baseline reached, for the metrics in which it is worth knowing."""
-        named = {name: float(metric.get()) for name, metric in self._baseline.items()}
+        named = self._baseline.values()
         share = self._prior.positive_share
         if self._ranks is not None and share is not None:
             named |= {"ROCAUC": 0.5, "AveragePrecision": share}
@@ -236,10 +257,3 @@ def _of_task(task: Task) -> list[Any]:
 def _of_baseline(task: Task) -> list[Any]:
     # The R2 of a mean is 0 by definition.
     return [metric for metric in _of_task(task) if not isinstance(metric, _river.R2)]
-
-
-def _by_name(metrics: Sequence[Any]) -> dict[str, Any]:
-    named = {type(metric).__name__: metric for metric in metrics}
-    if len(named) < len(metrics):
-        raise ValueError(f"metrics {[type(metric).__name__ for metric in metrics]}: give each name once")
-    return named

@@ -344,6 +344,8 @@ def _bound_method(owner: Any, name: str) -> Any:
         found = getattr(owner, name, None)
         if isinstance(found, types.MethodType | types.BuiltinMethodType) and found.__self__ is owner:
             return found
+        if owner is str and isinstance(found, types.MethodDescriptorType):
+            return found  # `str.lower`, which River's text steps hold
     raise _refused(f"getattr({type(owner).__qualname__}, {name!r})")
 
 

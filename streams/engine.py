@@ -6,6 +6,7 @@ ahead of a waiting request than it can answer for. Learners and joins go on besi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -143,39 +144,37 @@ class Engine:
                     stage.ended = flow is None or stage.read >= flow.highwater(partition)
 
     async def _fold(self) -> bool:
-        folds = self._of(FoldStage)
-        fronts = [fold.front() for fold in folds if not fold.fenced]
+        """Folds what every partition has up to one event time; the partitions wait for their outputs side by side."""
+        folds = [fold for fold in self._of(FoldStage) if not fold.fenced]
         waiting = [t for t in (stage.oldest() for stage in self._of(ScoreStage)) if t is not None]
-        limit = min((*fronts, *waiting), default=NEVER) + self._slack
-        more = False
-        for fold in folds:
-            if fold.fenced:
-                continue
-            scorer = self._scorer(fold.partition)
-            if scorer is not None and not scorer.wants():
-                continue  # its requests must be scored first; they wait for others, never for it
-            try:
-                folded = await fold.fold_until(limit)
-            except Rewound:
-                self._reread(fold.partition)
-                continue
-            more = more or folded is not None
-            if scorer is not None:
-                for prepared, record in folded or ():
-                    scorer.queue(prepared, record)
-        return more
+        limit = min((*(fold.front() for fold in folds), *waiting), default=NEVER) + self._slack
+        return any(await asyncio.gather(*(self._fold_one(fold, limit) for fold in folds)))
+
+    async def _fold_one(self, fold: FoldStage, limit: int) -> bool:
+        scorer = self._scorer(fold.partition)
+        if scorer is not None and not scorer.wants():
+            return False  # its requests must be scored first; they wait for others, never for it
+        try:
+            folded = await fold.fold_until(limit)
+        except Rewound:
+            self._reread(fold.partition)
+            return False
+        if scorer is not None:
+            for prepared, record in folded or ():
+                scorer.queue(prepared, record)
+        return folded is not None
 
     async def _score(self) -> bool:
-        more = False
-        for stage in self._of(ScoreStage):
-            if stage.fenced:
-                continue
-            try:
-                if await stage.score(stage.holds()):
-                    more = True
-            except Rewound:
-                self._reread(stage.partition)
-        return more
+        """Scores what need not wait; nothing is folded meanwhile, so every request sees committed states."""
+        stages = [stage for stage in self._of(ScoreStage) if not stage.fenced]
+        return any(await asyncio.gather(*(self._score_one(stage) for stage in stages)))
+
+    async def _score_one(self, stage: ScoreStage) -> bool:
+        try:
+            return await stage.score(stage.holds())
+        except Rewound:
+            self._reread(stage.partition)
+            return False
 
     def _reread(self, partition: Partition) -> None:
         """Reads a partition again from where its stages stand; what was fetched is dropped."""

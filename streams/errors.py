@@ -6,6 +6,7 @@ StreamsError
 |  `- DeliveryFailed       records were not acknowledged in time; sending them again is safe
 `- Fatal                   stop: going on would lose or repeat events, or fail the same way for ever
    |- TopicUnusable        a topic is missing or has another number of partitions
+   |- GroupRefused         the broker does not let this worker into the group
    |- LogTruncated         the log no longer holds the offset to resume from
    |- LogAhead             the offset to resume from lies beyond the end of the log
    |- LogUnreadable        the broker or the client refuses to read on
@@ -13,7 +14,6 @@ StreamsError
    |- Stalled              the log grows and nothing is delivered any more
    `- DeliveryRefused      the broker or the producer will never take these records
 """
-# ruff: noqa: N818 - a name that says what happened needs no suffix
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ class DeliveryRefused(Fatal):
 
 class TopicUnusable(Fatal):
     """A topic is not what the project was built for."""
+
+
+class GroupRefused(Fatal):
+    """The broker does not let this worker into the consumer group."""
+
+    def __init__(self, group: str, why: str) -> None:
+        super().__init__(
+            f"Cannot read as a member of the group {group}: {why}. Check the permissions of this client, "
+            "that no other worker has the same instance name, and that the broker allows the session timeout."
+        )
 
 
 class LogTruncated(Fatal):

@@ -102,13 +102,13 @@ class LogReader:
             BrokerUnreachable: Nobody answered in time.
         """
         try:
-            found = self._admin.list_topics(topic, self._timeout).topics[topic]
+            # All topics: a broker may create the one that it is asked about.
+            found = self._admin.list_topics(timeout=self._timeout).topics.get(topic)
         except KafkaException as error:
             raise self._unreachable(f"look up topic {topic}", error) from None
-        if found.error is not None or not found.partitions:
+        if found is None or found.error is not None or not found.partitions:
             raise TopicUnusable(
-                f"Topic {topic} cannot be read at {self._bootstrap} "
-                f"({found.error.str() if found.error else 'it has no partitions'}). "
+                f"Topic {topic} cannot be read at {self._bootstrap}: there is none that we may see. "
                 "Create it with the partitions that the project asks for."
             )
         return len(found.partitions)

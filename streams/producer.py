@@ -288,7 +288,7 @@ def partition_of(key: bytes, n: int) -> int:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def cloud_event(*, id: str, source: str, type: str, time_ms: int) -> Headers:  # noqa: A002 - CloudEvents' own names
+def cloud_event(*, id: str, source: str, type: str, time_ms: int) -> Headers:
     """Return the headers of a JSON event in the binary mode of CloudEvents 1.0 for Kafka.
 
     Example:

@@ -48,7 +48,7 @@ class Recomputed(NamedTuple):
 class _Walk:
     """One group, read forward."""
 
-    def __init__(self, deployment: Deployment, group: Group, log: Log, first: int) -> None:
+    def __init__(self, deployment: Deployment, group: Group, log: Log, first: int, end: int) -> None:
         project = deployment.project
         source = next(source for source in project.sources if source.topic == group.topic)
         position = Position.start(NO_TOPIC, first)
@@ -60,7 +60,7 @@ class _Walk:
         self._records: Iterator[Any] | None = None
         self._head: Any = None
         self._encoded: dict[str, tuple[int, bytes]] = {}
-        self._end = log.bounds(group.topic)[group.partition].highwater
+        self._end = end
 
     def to(self, position: int) -> None:
         """Folds everything before a position."""
@@ -107,8 +107,12 @@ class Recompute:
         self._walks: dict[Group, _Walk] = {}
         self._lost: dict[str, str] = {}
         self.groups = {group.name: group for group in self.scorer.groups}
+        bounds = {topic: log.bounds(topic) for topic in {group.topic for group in self.scorer.groups}}
+        self._ends = {
+            group.name: bounds[group.topic][group.partition].highwater for group in self.scorer.groups
+        }
         for group in self.scorer.groups:
-            earliest = log.bounds(group.topic)[group.partition].earliest
+            earliest = bounds[group.topic][group.partition].earliest
             if earliest > self._first.get(group.name, 0):
                 self._lost[group.name] = f"the log of {group.name} begins at {earliest}"
 
@@ -118,7 +122,9 @@ class Recompute:
             later: list[PredictionRecord] = []
             chunk: list[PredictionRecord] = []
             self._walks = {
-                group: _Walk(self.deployment, group, self.log, self._first.get(group.name, 0))
+                group: _Walk(
+                    self.deployment, group, self.log, self._first.get(group.name, 0), self._ends[group.name]
+                )
                 for group in self.scorer.groups
                 if group.name not in self._lost
             }
@@ -144,8 +150,7 @@ class Recompute:
                 return f"read from {name}, which the project does not read now"
             if name in self._lost:
                 return self._lost[name]
-            group = self.groups[name]
-            if position > self.log.bounds(group.topic)[group.partition].highwater:
+            if position > self._ends[name]:
                 return f"the log of {name} ends before {position}"
         return ""
 

@@ -94,7 +94,8 @@ class Replay:
     def prepared(self, source: Source[Any], prepared: Prepared, value: bytes) -> list[Scoring]:
         """Does the same for a record that has been decoded."""
         fold = self._folds[source.topic]
-        fold.step(prepared._replace(offset=fold.position.next), {})
+        prepared.offset = fold.position.next
+        fold.step(prepared, {})
         self.counts[f"events:{source.topic}"] += 1
         if prepared.refused is not None:
             self.counts[f"dead_letter:{prepared.refused.reason}"] += 1

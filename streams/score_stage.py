@@ -29,7 +29,7 @@ from .log import Partition
 from .producer import Outgoing
 from .stage import Stage
 
-BATCH = 256  # requests scored at a time
+BATCH = 512  # requests scored at a time
 
 
 class ScoreStage(Stage):

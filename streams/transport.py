@@ -33,7 +33,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
-from .errors import LogUnreadable, PollLost, StreamsError
+from .errors import GroupRefused, LogUnreadable, PollLost, StreamsError
 from .log import Bounds, Partition
 
 
@@ -75,6 +75,7 @@ __all__ = [
 
 log = logging.getLogger("headrace.worker")
 
+_GROUP_EVERY = 0.1  # seconds between two looks for an error of the group
 _WAIT = 0.25  # seconds that a poll waits for records before it looks whether other partitions are wanted
 _T = TypeVar("_T")
 
@@ -345,6 +346,11 @@ class Carrier:
             self.failed.set_exception(error)
             self._changed.set()
 
+    def check(self) -> None:
+        """Raise what the worker has failed with, if it has."""
+        if self.failed.done():
+            self.failed.result()
+
     @property
     def _kafka(self) -> Client:
         assert self.client is not None  # set by the consumer when Faust makes it
@@ -443,10 +449,7 @@ class Thread(AIOKafkaConsumerThread):
                 return fetched
             self._waiter = consumer._fetcher._create_fetch_waiter()
             await asyncio.wait([self._waiter], timeout=left)
-            if self._waiter.done():
-                self._waiter.result()  # raises what the group's coordinator refuses
-            else:
-                self._waiter.cancel()
+            self._waiter.cancel()  # its result may be an error of the group, which `_watch_group` looks after
         return {}
 
     async def _look(
@@ -519,6 +522,26 @@ class Thread(AIOKafkaConsumerThread):
         """
         if self._consumer is not None:
             self._consumer._subscription._last_fetch_ended = time.monotonic()
+
+    @Service.task
+    async def _watch_group(self) -> None:
+        # After an error that it does not know, aiokafka leaves the group alone until somebody has seen it.
+        while not self.should_stop:
+            await self.sleep(_GROUP_EVERY)
+            coordinator = self._ensure_consumer()._coordinator
+            try:
+                coordinator.check_errors()
+            except KafkaError as error:
+                again = type(error) is KafkaError and not coordinator._coordination_task.done()
+                if again and "Fenced" not in str(error):
+                    log.warning("joining the group %s again after: %s", coordinator.group_id, error)
+                else:
+                    self._refuse(GroupRefused(coordinator.group_id, str(error)))
+
+    def _refuse(self, error: GroupRefused) -> None:
+        consumer = self.consumer
+        assert isinstance(consumer, Consumer)
+        self.parent_loop.call_soon_threadsafe(consumer.carrier.fail, error)
 
     def close(self) -> None:
         """Do nothing: upstream closes aiokafka from the wrong event loop here, and well when it stops."""

@@ -101,6 +101,7 @@ async def run(
         finally:
             await carrier.close(grace)
             await app.stop()
+            carrier.check()  # also what failed while finishing
 
 
 def _check(topics: Mapping[str, int], bootstrap: str, seconds: float) -> None:

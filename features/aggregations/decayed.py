@@ -65,7 +65,8 @@ class _Decayed(Aggregation[T]):
         whole, part = divmod(at, self.half_life)
         oldest = min(partial)
         total = sum(term << (k - oldest) for k, term in partial.items())
-        scale: float = 2.0 ** (oldest - whole) * 2.0 ** -(part / self.half_life)
+        # a value beyond the end, which only an approximate read can hold, weighs as one at the end
+        scale: float = 2.0 ** min(oldest - whole, 0) * 2.0 ** -(part / self.half_life)
         return total / UNIT * scale
 
     def freeze(self, partial: Fading) -> list[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ summed by `math.fsum`, which rounds the exact sum once. Both give the correctly 
 from __future__ import annotations
 
 from itertools import chain
-from math import fsum
+from math import fsum, sqrt
 from typing import ClassVar, TypeVar
 
 from ..aggregation import Aggregation, Events
@@ -152,4 +152,4 @@ class StdDev(Variance):
     def result(self, partial: Squares, events: Events) -> float | None:
         """Returns the standard deviation."""
         variance = super().result(partial, events)
-        return None if variance is None else variance**0.5
+        return None if variance is None else sqrt(variance)

@@ -21,7 +21,7 @@ class Ratio(Aggregation[float | None]):
     def __init__(self, dividend: Aggregation[Any], divisor: Aggregation[Any]) -> None:
         super().__init__()
         for part in (dividend, divisor):
-            if part.width != 1 or isinstance(part, Ratio):
+            if part.width != 1 or isinstance(part, Ratio) or part.keeps == "text":
                 raise DefinitionError(
                     f"Ratio of {part!r}", fix="divide one number by another, such as Count()"
                 )

@@ -73,14 +73,17 @@ class TopK(Aggregation[tuple[tuple[V, int], ...]], Generic[V]):
             partial = self.merge(partial, part)
         return self.result(partial, events)
 
-    def freeze(self, partial: Heavy) -> tuple[int, list[tuple[str, int]]]:
+    def trim(self, partial: Heavy) -> Heavy:
         """Returns at most 64 counters: the 65th largest is taken from all, and what is left positive stays."""
         low, counts = partial
-        if len(counts) > COUNTERS:
-            cut = sorted(counts.values(), reverse=True)[COUNTERS]
-            low += cut
-            counts = {x: n - cut for x, n in counts.items() if n > cut}
-        return (low, sorted(counts.items()))
+        if len(counts) <= COUNTERS:
+            return partial
+        cut = sorted(counts.values(), reverse=True)[COUNTERS]
+        return (low + cut, {x: n - cut for x, n in counts.items() if n > cut})
+
+    def freeze(self, partial: Heavy) -> tuple[int, list[tuple[str, int]]]:
+        """Returns the counters in the order of their values."""
+        return (partial[0], sorted(partial[1].items()))
 
     def thaw(self, frozen: tuple[int, list[tuple[str, int]]]) -> Heavy:
         """Returns the counters of their sorted form."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -66,8 +67,11 @@ class Wanted:
 
 def kept(x: Any) -> Any:
     """A value as the state keeps it: numbers as multiples of 2^-128, cut towards zero, without a minus zero."""
-    if not isinstance(x, float):
-        return x
+    return _cut(x) if isinstance(x, float) else x
+
+
+@lru_cache(maxsize=4096)
+def _cut(x: float) -> float:
     return float(math.trunc(Fraction(x) / UNIT) * UNIT)
 
 
@@ -88,7 +92,7 @@ def accepted(events: Iterable[Event], lateness: int, *, revises: bool = False) -
             there.append(event)
             outcomes.append("FOLDED")
             newest = event.t if newest is None else max(newest, event.t)
-        elif _content(there[twin]) == _content(event):
+        elif there[twin].values == event.values:
             outcomes.append("DUPLICATE")
         elif revises:
             there[twin] = event
@@ -96,10 +100,6 @@ def accepted(events: Iterable[Event], lateness: int, *, revises: bool = False) -
         else:
             outcomes.append("CONFLICT")
     return sorted(there, key=lambda e: e.place), outcomes
-
-
-def _content(event: Event) -> dict[str, Any]:
-    return {name: kept(x) for name, x in event.values.items()}
 
 
 # which of them a window holds
@@ -177,7 +177,10 @@ def value(wanted: Wanted, events: Sequence[Event], end: int) -> Any:
         return float(dividend / divisor) if dividend is not None and divisor else None
     if not wanted.column:
         return _TIMED[wanted.name]([e.t for e in events], end, wanted.parameter)
-    present = [(e.t, kept(e.values[wanted.column])) for e in events if e.values[wanted.column] is not None]
+    present = [(e.t, e.values[wanted.column]) for e in events if e.values[wanted.column] is not None]
+    if wanted.name == "Distinct":
+        return len({x for _, x in present})
+    present = [(t, kept(x)) for t, x in present]
     if wanted.name == "DecayedSum":
         return decayed(present, end, wanted.parameter)
     return _VALUED[wanted.name]([x for _, x in present], wanted.parameter)
@@ -249,7 +252,6 @@ _VALUED: dict[str, Callable[[list[Any], Any], Any]] = {
     "Max": lambda xs, _: max(xs, default=None),
     "Variance": _variance,
     "StdDev": _deviation,
-    "Distinct": lambda xs, _: len(set(xs)),
     "Quantile": _quantile,
     "TopK": _top,
     "First": lambda xs, _: xs[0] if xs else None,

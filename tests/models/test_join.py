@@ -225,7 +225,7 @@ def test_label_in_time_is_not_beaten_by_the_expiry_that_it_causes() -> None:
         prediction("b", 1),
         *predictions_until(500),
         label("x", 90, 0),
-        label("a", 90, 1),
+        label("a", 100, 1),
     ]
     assert told(fold(Join(rules, GROUP), records)) == [("b", "absent", False), ("a", "label", True)]
 
@@ -274,6 +274,14 @@ def test_fallback_score_never_waits_and_its_label_is_told_from_unknown_ones() ->
     assert join.counters["prediction_fallback"] == 1
     assert join.counters["label_fallback"] == 1
     assert join.counters["label_unknown"] == 0
+
+
+def test_fallback_score_is_remembered_as_long_as_its_label_may_come() -> None:
+    for clock, reason in ((120, "label_fallback"), (121, "label_unknown")):
+        join = Join(RULES, GROUP)
+        fold(join, [*predictions_until(clock), prediction("a", 0, flags=["fallback"]), label("a", 10, 0)])
+        fold(join, predictions_until(1_000), start=4)
+        assert join.counters[reason] == 1
 
 
 def test_stream_prediction_after_a_fallback_answer_is_learned() -> None:
@@ -335,6 +343,15 @@ def test_labels_that_may_be_revised_leave_at_the_horizon_with_the_last_in_event_
     assert (join.counters["label_revised"], join.counters["label_correction"]) == (2, 1)
 
 
+def test_early_revisions_of_one_id_are_bounded_to_the_latest() -> None:
+    rules = msgspec.structs.replace(RULES, counts="last")
+    for later, kind in ((7, "label"), (8, "absent")):
+        join = Join(rules, GROUP)
+        fold(join, [label("a", 90, 0), *[label("a", 200 + n, n + 1) for n in range(later)]])
+        samples = fold(join, [prediction("a", 0), *predictions_until(101), progress(121)], start=20)
+        assert [sample.kind for sample in samples] == [kind]
+
+
 def test_offsets_of_a_crashed_forwarder_that_come_again_have_no_effect() -> None:
     join, store = Join(RULES, GROUP), Store()
     fold(join, [label("a", 1, 4), progress(3, offset=7), label("b", 2, 7)])
@@ -343,6 +360,13 @@ def test_offsets_of_a_crashed_forwarder_that_come_again_have_no_effect() -> None
     assert fold(join, repeated, start=3) == []
     assert store.commit(join) == cells
     assert (join.counters["label_repeated"], join.counters["progress_repeated"]) == (3, 1)
+
+
+def test_label_before_the_progress_of_its_group_was_seen_already() -> None:
+    join = Join(RULES, GROUP)
+    fold(join, [prediction("a", 0), progress(3, offset=7), label("a", 1, 6)])
+    assert join.counters["label_repeated"] == 1
+    assert told(fold(join, [label("a", 1, 7)], start=3)) == [("a", "label", True)]
 
 
 def test_progress_at_the_same_offset_may_move_the_clock_on() -> None:
@@ -379,6 +403,19 @@ def test_id_without_corrections_is_remembered_in_few_bytes() -> None:
     fold(join, [prediction("a", 1_700_000_000_000), label("a", 1_700_000_000_000, 0)])
     (cell,) = [cell for key, cell in Store().commit(join).items() if key != b"m"]
     assert len(cell) <= 24
+
+
+def test_vector_is_forgotten_once_it_cannot_be_corrected_any_more() -> None:
+    join = Join(JoinRules(within=100, absent=False, learn_corrections=True), GROUP)
+    fold(
+        join,
+        [prediction("a", 0), label("b", 50, 0), prediction("b", 0), *predictions_until(101), progress(101)],
+    )
+    held = Store().commit(join)
+    assert len(held[b"da"]) > 50
+    assert len(held[b"db"]) <= 24
+    fold(join, [label("a", 101, 2_000)], start=9)
+    assert len(Store().commit(join)[b"da"]) <= 24
 
 
 def test_join_of_other_rules_is_refused() -> None:

@@ -21,6 +21,7 @@ from river import (
     anomaly,
     compose,
     ensemble,
+    feature_extraction,
     forest,
     linear_model,
     multiclass,
@@ -88,6 +89,7 @@ LEARNERS: dict[str, Callable[[], Any]] = {
     "neighbours": lambda: trained(
         neighbors.KNNClassifier(engine=neighbors.SWINN(graph_k=5, maxlen=60, warm_up=30, seed=1)), 100
     ),
+    "bag of words": lambda: feature_extraction.BagOfWords(ngram_range=(1, 2)),
     "softmax": lambda: trained(linear_model.SoftmaxRegression(), 50),
     "output codes": lambda: trained(
         multiclass.OutputCodeClassifier(linear_model.LogisticRegression(), code_size=4, seed=1), 50

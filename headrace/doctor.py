@@ -1,0 +1,247 @@
+"""The doctor: looks at everything that a project stands on, and says of each finding what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import socket
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from features.embedded import EmbeddedRedisError, server_program
+from features.errors import HeadraceError
+from features.redis import RedisStore
+from models import Project
+from streams.admin import Admin
+from streams.errors import StreamsError
+
+from .errors import told
+from .opening import open_project
+from .settings import Settings
+from .topics import FOREVER, RETENTION, differences, wanted_topics
+
+Level = Literal["ok", "warning", "error"]
+_PACKAGES = (
+    "headrace",
+    "river",
+    "faust-streaming",
+    "aiokafka",
+    "confluent-kafka",
+    "redis",
+    "fastapi",
+    "msgspec",
+)
+_OLDEST_PYTHON = (3, 11)
+_OLDEST_REDIS = (6, 2)
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    level: Level
+    what: str
+    found: str
+    fix: str = ""
+
+
+class _Inspected(RedisStore):
+    """A store that can be asked how its Redis is set."""
+
+    async def facts(self) -> dict[str, str]:
+        """Returns what INFO tells."""
+        return {str(k): str(v) for k, v in (await self._do(self._client.info())).items()}
+
+
+def examine(settings: Settings, file: Path | None) -> list[Finding]:
+    """Returns what there is to say of this machine, the servers and a project."""
+    findings = [*_python(), *_packages(), *_embedded()]
+    project: Project | None = None
+    if file is not None:
+        found, project = _project(file)
+        findings.extend(found)
+    findings.extend(_kafka(settings.kafka, project))
+    findings.extend(asyncio.run(_redis(settings.redis)))
+    findings.append(_port(settings.host, settings.port))
+    if settings.secret is None:
+        findings.append(
+            Finding(
+                "warning",
+                "snapshot secret",
+                "none is set: model snapshots are sealed with a key that anyone can derive",
+                "set HEADRACE_SECRET to the same 16 or more random bytes for workers and APIs (openssl rand -hex 32)",
+            )
+        )
+    return findings
+
+
+def _python() -> list[Finding]:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    old = sys.version_info < _OLDEST_PYTHON
+    return [Finding("error" if old else "ok", "Python", found, "install Python 3.11 or newer" if old else "")]
+
+
+def _packages() -> list[Finding]:
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return [
+            Finding(
+                "error",
+                "packages",
+                f"missing: {', '.join(missing)}",
+                "install headrace again, with what it needs",
+            )
+        ]
+    return [Finding("ok", "packages", ", ".join(found))]
+
+
+def _embedded() -> list[Finding]:
+    try:
+        return [Finding("ok", "redis-server for the demo", str(server_program()))]
+    except EmbeddedRedisError as error:
+        parts = told(error)
+        return [Finding("warning", "redis-server for the demo", parts.what, parts.fix)]
+
+
+def _project(file: Path) -> tuple[list[Finding], Project | None]:
+    try:
+        project = open_project(file).project
+    except HeadraceError as error:
+        parts = told(error)
+        return [Finding("error", f"project {file}", f"{parts.what} ({parts.where})", parts.fix)], None
+    sizes = f"{len(project.models)} models, {len(project.views)} views, {len(project.sources)} sources"
+    return [Finding("ok", f"project {project.name}", sizes)], project
+
+
+def _kafka(bootstrap: str, project: Project | None) -> list[Finding]:
+    try:
+        with Admin(bootstrap, timeout=5.0) as admin:
+            cluster = admin.cluster()
+            brokers = ", ".join(cluster.brokers)
+            findings = [Finding("ok", "Kafka", f"{brokers}; librdkafka {cluster.client}")]
+            if cluster.embedded:
+                findings.append(
+                    Finding(
+                        "warning",
+                        "Kafka",
+                        "the embedded broker forgets after 5 MiB a partition",
+                        "use it for demos only",
+                    )
+                )
+            return findings if project is None else findings + _topics(admin, project)
+    except StreamsError as error:
+        parts = told(error)
+        return [
+            Finding(
+                "error",
+                f"Kafka at {bootstrap}",
+                parts.why or parts.what,
+                parts.fix + " No Docker? headrace demo",
+            )
+        ]
+
+
+def _topics(admin: Admin, project: Project) -> list[Finding]:
+    wanted = wanted_topics(project)
+    found = admin.found([topic.name for topic in wanted])
+    findings: list[Finding] = []
+    for topic in wanted:
+        there = found.get(topic.name)
+        if there is None:
+            fix = "headrace topics apply FILE creates it"
+            findings.append(Finding("error", topic.name, "there is no such topic", fix))
+            continue
+        kept = there.config.get(RETENTION)
+        retention = (
+            ""
+            if kept is None
+            else ", kept for ever"
+            if int(kept) == FOREVER
+            else f", kept {int(kept) // 3_600_000} h"
+        )
+        findings.append(Finding("ok", topic.name, f"{there.partitions} partitions{retention}"))
+    for d in differences(wanted, found):
+        if d.setting == "partitions" and not d.fatal:
+            continue  # any number will do, as long as it stays
+        level: Level = "error" if d.fatal else "warning"
+        findings.append(
+            Finding(level, d.topic, f"{d.setting} is {d.found}, the project needs {d.wanted}", d.fix)
+        )
+    return findings
+
+
+async def _redis(url: str) -> list[Finding]:
+    store = _Inspected(url, timeout=5.0)
+    try:
+        facts = await store.facts()
+    except HeadraceError as error:
+        return [
+            Finding(
+                "error", f"Redis at {_shown(url)}", error.what, error.fix or "start Redis, or give --redis"
+            )
+        ]
+    finally:
+        await store.close()
+    return _redis_findings(facts)
+
+
+def _redis_findings(facts: dict[str, str]) -> list[Finding]:
+    number = tuple(int(part) for part in facts.get("redis_version", "0.0").split(".")[:2])
+    old = number < _OLDEST_REDIS
+    findings = [
+        Finding(
+            "error" if old else "ok",
+            "Redis",
+            f"version {facts.get('redis_version')}, {facts.get('used_memory_human')} used",
+            "install Redis 6.2 or newer, or Valkey" if old else "",
+        )
+    ]
+    policy = facts.get("maxmemory_policy", "unknown")
+    keeps = policy == "noeviction"
+    findings.append(
+        Finding(
+            "ok" if keeps else "error",
+            "Redis eviction",
+            policy,
+            "" if keeps else "CONFIG SET maxmemory-policy noeviction: an evicted state is a wrong feature",
+        )
+    )
+    appends = facts.get("aof_enabled") == "1"
+    findings.append(
+        Finding(
+            "ok" if appends else "warning",
+            "Redis append-only file",
+            "on" if appends else "off",
+            "" if appends else "CONFIG SET appendonly yes: without it a restart folds the whole log again",
+        )
+    )
+    return findings
+
+
+def _port(host: str, port: int) -> Finding:
+    if port == 0:
+        return Finding("ok", "port of the API", "a free one will be taken")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return Finding(
+                "warning",
+                f"port {port} of {host}",
+                error.strerror or str(error),
+                "end what listens there, or set --port",
+            )
+    return Finding("ok", f"port {port} of {host}", "free")
+
+
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 6379}"

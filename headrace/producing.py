@@ -1,0 +1,77 @@
+"""Producing events: each with its key, its time as the record's, and the headers that say what and when it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from features.source import Source
+from streams.fold_stage import SENT
+from streams.producer import Outgoing, Producer, cloud_event
+
+BATCH = 500  # records that are acknowledged together
+_SHARE = 0.05  # seconds of a given rate that are sent together
+
+
+def record(source: Source[Any], value: bytes, sent_ms: int, *, t: int | None = None) -> Outgoing:
+    """Returns the record of an event.
+
+    Args:
+        source: whose event it is.
+        value: its JSON.
+        sent_ms: when it is sent, for the freshness that the worker measures.
+        t: the event's time, where it is known already.
+    """
+    event = source.decode(value)
+    at = source.time_of(event) if t is None else t
+    ident = source.id_of(event)
+    headers = cloud_event(
+        id=ident or f"{at}", source="/headrace/produce", type=source.topic, time_ms=max(0, at)
+    )
+    return Outgoing(
+        source.topic, source.key_bytes(event), value, (*headers, (SENT, str(sent_ms).encode())), at
+    )
+
+
+async def produce(
+    source: Source[Any],
+    events: Iterator[bytes],
+    bootstrap: str,
+    *,
+    rate: float | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> int:
+    """Sends events in order and returns how many the broker has acknowledged.
+
+    Args:
+        source: whose events they are.
+        events: their JSON.
+        bootstrap: the brokers.
+        rate: events a second; as fast as they are acknowledged without one.
+        tick: is told of every acknowledged batch.
+
+    Raises:
+        StreamsError: the broker does not take them.
+        DataRefused: the file ends with a row that is no event; what stood before it has been sent.
+    """
+    sent = 0
+    began = time.monotonic()
+    size = BATCH if rate is None else max(1, min(BATCH, round(rate * _SHARE)))
+    async with Producer(bootstrap, delivery_timeout=30.0) as producer:
+        while True:
+            values: list[bytes] = []
+            try:
+                values.extend(islice(events, size))
+            finally:
+                now = time.time_ns() // 1_000_000
+                await producer.send([record(source, value, now) for value in values])
+                sent += len(values)
+                if tick is not None:
+                    tick(len(values))
+            if len(values) < size:
+                return sent
+            if rate is not None:
+                await asyncio.sleep(max(0.0, began + sent / rate - time.monotonic()))

@@ -1,0 +1,150 @@
+"""The topics of a project: which there should be, how they should be kept, and how what there is differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from features.clock import MILLISECONDS, duration_text
+from models import Project
+from models.deployment import topics_of
+from models.outcomes import Outcomes
+from models.topics import dead_letter_topic
+from streams.admin import Admin, Found, Topic
+
+_WEEK = MILLISECONDS["w"]
+_LETTERS = 30 * MILLISECONDS["d"]
+FOREVER = -1
+AHEAD = "message.timestamp.after.max.ms"
+RETENTION = "retention.ms"
+
+
+class Difference(NamedTuple):
+    """A topic that exists, and is not as the project needs it."""
+
+    topic: str
+    setting: str
+    wanted: str
+    found: str
+    fatal: bool  # whether the project cannot work with it
+    fix: str
+
+
+class Applied(NamedTuple):
+    """What became of a project's topics."""
+
+    created: list[Topic]
+    kept: list[str]
+    differences: list[Difference]
+    left_out: list[str]  # settings that the broker does not know
+
+
+def wanted_topics(project: Project, partitions: int | None = None) -> list[Topic]:
+    """Returns every topic of a project, dead letters included.
+
+    Args:
+        project: whose topics they are.
+        partitions: of each source; four where nothing is said.
+    """
+    given = {} if partitions is None else {source.topic: partitions for source in project.sources}
+    counts = topics_of(project, given)
+    retention = retentions(project)
+    ahead = {
+        source.topic: str(source.ahead) for source in project.sources if not isinstance(source, Outcomes)
+    }
+    topics: list[Topic] = []
+    for name, count in counts.items():
+        config = {RETENTION: str(retention[name])}
+        if name in ahead:
+            config |= {"message.timestamp.type": "CreateTime", AHEAD: ahead[name]}
+        topics.append(Topic(name, count, config))
+    letters = [Topic(dead_letter_topic(name), 1, {RETENTION: str(_LETTERS)}) for name in counts]
+    return [*topics, *letters]
+
+
+def retentions(project: Project) -> dict[str, int]:
+    """Returns how long each topic must be kept, in milliseconds; -1 is for ever.
+
+    A source: as long as a window reaches back, and as a label may take. A model's log: as long as a label may take. Its
+    samples: for ever, since any version is rebuilt from them.
+    """
+    horizon = {
+        model.name: model.spec.label.within + model.spec.label.source.lateness if model.spec.label else 0
+        for model in project.models
+    }
+    kept: dict[str, int] = {}
+    for source in project.sources:
+        reaches = [plan.retain for plan in project.plans_over(source)]
+        asked = [horizon[m.name] for m in (*project.requested_by(source), *project.labelled_by(source))]
+        if None in reaches:
+            kept[source.topic] = FOREVER
+            continue
+        longest = max((reach for reach in reaches if reach is not None), default=0)
+        kept[source.topic] = max(_WEEK, longest + source.lateness + max(asked, default=0))
+    for model in project.models:
+        kept[model.log_topic] = max(_WEEK, horizon[model.name])
+        kept[model.samples_topic] = FOREVER
+    return kept
+
+
+def differences(wanted: list[Topic], found: Mapping[str, Found]) -> list[Difference]:
+    """Returns how the topics that exist differ from those that are wanted."""
+    out: list[Difference] = []
+    for topic in wanted:
+        there = found.get(topic.name)
+        if there is None:
+            continue
+        if there.partitions != topic.partitions:
+            out.append(
+                Difference(
+                    topic.name,
+                    "partitions",
+                    str(topic.partitions),
+                    str(there.partitions),
+                    topic.name.endswith(".samples.v1") and there.partitions != 1,
+                    "use --partitions with that number, or give the source a new version",
+                )
+            )
+        out.extend(filter(None, (_retention(topic, there), _ahead(topic, there))))
+    return out
+
+
+def _retention(topic: Topic, there: Found) -> Difference | None:
+    if RETENTION not in there.config:
+        return None
+    need, have = int(topic.config[RETENTION]), int(there.config[RETENTION])
+    if have == FOREVER or (need != FOREVER and have >= need):
+        return None
+    fix = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} --add-config {RETENTION}={need}"
+    return Difference(topic.name, RETENTION, _span(need), _span(have), False, fix)
+
+
+def _ahead(topic: Topic, there: Found) -> Difference | None:
+    if AHEAD not in topic.config or AHEAD not in there.config:
+        return None
+    need, have = int(topic.config[AHEAD]), int(there.config[AHEAD])
+    if have <= need or there.config.get("message.timestamp.type") == "LogAppendTime":
+        return None
+    fix = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} --add-config {AHEAD}={need}"
+    return Difference(topic.name, AHEAD, _span(need), "any" if have > 1 << 60 else _span(have), False, fix)
+
+
+def _span(ms: int) -> str:
+    return "for ever" if ms == FOREVER else duration_text(ms)
+
+
+def apply(
+    project: Project, bootstrap: str, *, partitions: int | None = None, dry_run: bool = False
+) -> Applied:
+    """Makes the topics that are missing and tells how the others differ.
+
+    Raises:
+        StreamsError: the broker does not answer, or refuses a topic.
+    """
+    wanted = wanted_topics(project, partitions)
+    with Admin(bootstrap) as admin:
+        found = admin.found([topic.name for topic in wanted])
+        missing = [topic for topic in wanted if topic.name not in found]
+        left_out = [] if dry_run else admin.create(missing)
+        kept = [topic.name for topic in wanted if topic.name in found]
+        return Applied(missing, kept, differences(wanted, found), left_out)

@@ -1,0 +1,135 @@
+"""Verifying: logged predictions against the vector and the score that the log gives, bit by bit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from models.records import FALLBACK, PredictionRecord
+from models.spec import Model
+from streams.recompute import Log, Recompute, rescored, same_value
+
+from .logs import Opened, logged, newest
+
+SHOWN = 100  # differences that are kept in full; all are counted
+
+
+class Difference(NamedTuple):
+    """One value of a logged prediction that the log does not give."""
+
+    id: str
+    origin: str
+    version: int
+    what: str  # the slot, or "score"
+    logged: Any
+    recomputed: Any
+
+
+@dataclass
+class Verdict:
+    """What became of the predictions of one model."""
+
+    model: str
+    logged: int = 0
+    equal: int = 0
+    different: int = 0
+    unchecked: Counter[str] = field(default_factory=Counter)  # by reason
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def checked(self) -> int:
+        """How many could be compared."""
+        return self.equal + self.different
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it as plain data."""
+        return {
+            "model": self.model,
+            "logged": self.logged,
+            "equal": self.equal,
+            "different": self.different,
+            "not_checkable": self.unchecked.total(),
+            "reasons": dict(self.unchecked),
+            "differences": [d._asdict() for d in self.differences],
+        }
+
+
+def verify(
+    opened: Opened, model: Model, limit: int = 0, tick: Callable[[int], None] | None = None
+) -> Verdict:
+    """Compares the newest predictions of a model, or all, with what the log gives.
+
+    Args:
+        opened: the log.
+        model: whose predictions are checked.
+        limit: how many of the newest; 0 is all.
+        tick: is told of each prediction twice: when its vector and when its score has been compared.
+    """
+    log, deployment, first = opened
+    predictions = newest(logged(log, model), limit)
+    verdict = Verdict(model.name, len(predictions))
+    found: list[tuple[PredictionRecord, list[Difference]]] = []
+    for prediction, differing, reason in _vectors(deployment, model, log, first, predictions):
+        if tick is not None:
+            tick(1 if not reason else 2)
+        if reason:
+            verdict.unchecked[reason] += 1
+        else:
+            found.append((prediction, differing))
+    known = {id(prediction): differing for prediction, differing in found}
+    for prediction, value, reason in _scores(log, model, [prediction for prediction, _ in found]):
+        if tick is not None:
+            tick(1)
+        differing = known[id(prediction)]
+        if not reason and not same_value(prediction.score, value):
+            differing.append(_difference(prediction, "score", prediction.score, value))
+        if differing:
+            verdict.different += 1
+            verdict.differences.extend(differing[: max(0, SHOWN - len(verdict.differences))])
+        elif reason:
+            verdict.unchecked[reason] += 1
+        else:
+            verdict.equal += 1
+    return verdict
+
+
+def _vectors(
+    deployment: Any, model: Model, log: Log, first: dict[str, int], predictions: Sequence[PredictionRecord]
+) -> Iterator[tuple[PredictionRecord, list[Difference], str]]:
+    for prediction in predictions:
+        if FALLBACK in prediction.flags:
+            yield prediction, [], "a fallback score, made without features"
+    whole = (p for p in predictions if FALLBACK not in p.flags)
+    for prediction, assembled, reason in Recompute(deployment, model, log, first).vectors(whole):
+        if assembled is None:
+            yield prediction, [], reason
+            continue
+        pairs = zip(model.vector.names, prediction.vector, assembled.vector, strict=False)
+        differing = [_difference(prediction, n, a, b) for n, a, b in pairs if not same_value(a, b)]
+        if len(prediction.vector) != len(assembled.vector):
+            lengths = len(prediction.vector), len(assembled.vector)
+            differing.append(_difference(prediction, "number of slots", *lengths))
+        yield prediction, differing, ""
+
+
+def _scores(
+    log: Log, model: Model, predictions: Sequence[PredictionRecord]
+) -> Iterator[tuple[PredictionRecord, Any, str]]:
+    order = sorted(predictions, key=lambda p: p.version)
+    done = 0
+    while done < len(order):
+        try:
+            for prediction, value, reason in rescored(log, model, order[done:]):
+                done += 1
+                yield prediction, value, reason
+        except Exception as error:  # a learner may raise anything at a vector that was tampered with
+            if done >= len(order):
+                raise
+            yield order[done], None, f"its vector cannot be scored: {type(error).__name__}"
+            done += 1
+
+
+def _difference(prediction: PredictionRecord, what: str, logged: Any, recomputed: Any) -> Difference:
+    return Difference(prediction.id, prediction.origin, prediction.version, what, logged, recomputed)

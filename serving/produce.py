@@ -1,0 +1,66 @@
+"""Events and labels on their way into the log: refused here, or acknowledged by the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from features.errors import EventRefused
+from features.source import Source
+from models.project import Project
+
+from .intake import Incoming, Intake
+from .metrics import Metrics
+from .ports import Outbox
+
+SENT = "headrace-sent"
+"""The header with the time at which a record was sent: from it the worker tells how fresh features are."""
+
+
+class Produce:
+    """Writes events of a project's sources.
+
+    Args:
+        project: whose sources they are.
+        outbox: the way to the broker.
+        metrics: of the process.
+        now_ms: the wall clock.
+    """
+
+    def __init__(self, project: Project, outbox: Outbox, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+        self._project = project
+        self._outbox = outbox
+        self._metrics = metrics
+        self._now_ms = now_ms
+
+    def check(self, intake: Intake, incoming: Sequence[Incoming], batch: bool) -> None:
+        """Refuses what no state can keep.
+
+        Raises:
+            Problem: 422; it names the item and the field.
+        """
+        for plan in self._project.plans_over(intake.source):
+            for k, one in enumerate(incoming):
+                if plan.keep is None or plan.keep(one.event):
+                    try:
+                        plan.extract(one.event)
+                    except EventRefused as refused:
+                        raise intake.refusal(refused, f"[{k}]" if batch else "") from refused
+
+    async def send(self, source: Source[Any], incoming: Sequence[Incoming]) -> None:
+        """Writes events and returns when the broker has all of them.
+
+        Raises:
+            OutboxUnavailable: at least one was not acknowledged; sending all of them again is safe.
+            OutboxRefused: the broker will not take one of them.
+        """
+        headers = (
+            ("content-type", b"application/json"),
+            (SENT, b"%d" % self._now_ms()),
+        )
+        send, topic, key_bytes = self._outbox.send, source.topic, source.key_bytes
+        await asyncio.gather(
+            *[send(topic, key_bytes(one.event), one.raw, one.t, None, headers) for one in incoming]
+        )
+        self._metrics.accepted.labels(topic).inc(len(incoming))

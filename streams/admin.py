@@ -1,0 +1,165 @@
+"""Topics and brokers as an operator sees them: what there is, how it is set, and making what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import KafkaError, KafkaException, libversion
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from .errors import BrokerUnreachable, TopicUnusable
+from .log import librdkafka_log
+
+_MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin
+_UNDONE = (KafkaError._UNSUPPORTED_FEATURE, KafkaError._TIMED_OUT)  # noqa: SLF001 - how librdkafka names its own
+
+
+class Topic(NamedTuple):
+    """A topic as it is wanted."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+class Found(NamedTuple):
+    """A topic as it is; `config` is empty where the broker does not tell."""
+
+    partitions: int
+    config: Mapping[str, str]
+
+
+class Cluster(NamedTuple):
+    """A cluster as it answers."""
+
+    id: str
+    brokers: list[str]
+    embedded: bool
+    client: str  # version of librdkafka
+
+
+class Admin:
+    """Looks at a cluster and makes topics in it. Blocking.
+
+    Args:
+        bootstrap: Brokers as `host:port,host:port`.
+        timeout: Seconds to wait for an answer before `BrokerUnreachable`.
+    """
+
+    def __init__(self, bootstrap: str, timeout: float = 10.0) -> None:
+        self._bootstrap = bootstrap
+        self._timeout = timeout
+        self._why = ""
+        config = {"bootstrap.servers": bootstrap, "error_cb": self._note, "log_level": 4}
+        self._client = AdminClient(config, logger=librdkafka_log)  # type: ignore[arg-type]  # callbacks too
+
+    def cluster(self) -> Cluster:
+        """Return what answers at the address.
+
+        Raises:
+            BrokerUnreachable: Nobody does.
+        """
+        metadata = self._metadata()
+        ident = str(metadata.cluster_id)
+        brokers = [f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()]
+        return Cluster(ident, sorted(brokers), ident.startswith(_MOCK), libversion()[0])
+
+    def found(self, names: Sequence[str]) -> dict[str, Found]:
+        """Return those of the topics that exist.
+
+        Raises:
+            BrokerUnreachable: Nobody answered in time.
+        """
+        metadata = self._metadata()  # of all topics: asked for one by name, some brokers would make it
+        counts = {
+            name: len(metadata.topics[name].partitions)
+            for name in names
+            if name in metadata.topics and metadata.topics[name].error is None
+        }
+        configs = {} if str(metadata.cluster_id).startswith(_MOCK) else self._configs(list(counts))
+        return {name: Found(count, configs.get(name, {})) for name, count in counts.items()}
+
+    def create(self, topics: Sequence[Topic]) -> list[str]:
+        """Make topics, each as wanted or, where the broker does not know a setting, without it.
+
+        Returns:
+            The settings that were left out, as `topic: setting`.
+
+        Raises:
+            TopicUnusable: The broker refuses one, or cannot make topics.
+            BrokerUnreachable: Nobody answered in time.
+        """
+        if topics and self.cluster().embedded:
+            raise TopicUnusable(
+                f"The embedded broker at {self._bootstrap} cannot create topics on request. "
+                "Use a real Kafka, or let `headrace demo` make them."
+            )
+        left_out: list[str] = []
+        for topic in topics:
+            refused = self._create(topic)
+            config = dict(topic.config)
+            # one unknown setting makes the broker refuse the topic: from the youngest setting on, go without
+            for setting in sorted(config, reverse=True):
+                if refused is None or refused.code() != KafkaError.INVALID_CONFIG:
+                    break
+                del config[setting]
+                left_out.append(f"{topic.name}: {setting}")
+                refused = self._create(topic._replace(config=config))
+            if refused is not None and refused.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicUnusable(
+                    f"Topic {topic.name} cannot be created at {self._bootstrap} ({refused.str()}). "
+                    "Create it by hand, or give this client the permission."
+                )
+        return left_out
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        del self._client  # the client has no other way to be closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _create(self, topic: Topic) -> KafkaError | None:
+        made = NewTopic(topic.name, num_partitions=topic.partitions, config=dict(topic.config))
+        answers = self._client.create_topics(
+            [made], operation_timeout=self._timeout, request_timeout=self._timeout
+        )
+        try:
+            answers[topic.name].result()
+        except KafkaException as error:
+            refused: KafkaError = error.args[0]
+            if refused.code() in _UNDONE:
+                raise self._unreachable(f"create topic {topic.name}", error) from None
+            return refused
+        return None
+
+    def _configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        if not names:
+            return {}
+        asked = {name: ConfigResource(ResourceType.TOPIC, name) for name in names}
+        answers = self._client.describe_configs(list(asked.values()), request_timeout=self._timeout)
+        found: dict[str, dict[str, str]] = {}
+        for name, resource in asked.items():
+            try:
+                entries: Mapping[str, Any] = answers[resource].result()
+            except KafkaException:
+                continue  # no permission to look: the caller sees an empty config
+            found[name] = {key: str(entry.value) for key, entry in entries.items()}
+        return found
+
+    def _metadata(self) -> Any:
+        try:
+            return self._client.list_topics(timeout=self._timeout)
+        except KafkaException as error:
+            raise self._unreachable("look at the cluster", error) from None
+
+    def _note(self, error: KafkaError) -> None:
+        self._why = error.str()
+
+    def _unreachable(self, what: str, error: KafkaException) -> BrokerUnreachable:
+        return BrokerUnreachable(self._bootstrap, what, self._why or error.args[0].str())

@@ -1,0 +1,300 @@
+"""What every aggregation promises. A new one is tested by being exported; only its arguments are named here."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import isclose
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import features.aggregations
+from features import Aggregation, Count, Distinct, Quantile, Ratio, Sum
+from features.aggregation import Events, Segment
+from features.column import Column, hashed, number
+
+from .oracle import bits
+from .strategies import Payment, amounts, ms
+
+# how the contract tests make one; a class that is exported and not named here fails the first test
+EXAMPLES: dict[str, Callable[[], Aggregation[Any]]] = {
+    "Count": Count,
+    "DecayedCount": lambda: features.aggregations.DecayedCount(ms(7)),
+    "DecayedSum": lambda: features.aggregations.DecayedSum(Payment.amount, ms(7)),
+    "Distinct": lambda: Distinct(Payment.note),
+    "First": lambda: features.aggregations.First(Payment.note),
+    "Last": lambda: features.aggregations.Last(Payment.fee),
+    "LastK": lambda: features.aggregations.LastK(Payment.units, 3),
+    "Max": lambda: features.aggregations.Max(Payment.fee),
+    "Mean": lambda: features.aggregations.Mean(Payment.amount),
+    "Min": lambda: features.aggregations.Min(Payment.units),
+    "Quantile": lambda: Quantile(Payment.amount, 0.5),
+    "Ratio": lambda: Ratio(Sum(Payment.amount), Count()),
+    "StdDev": lambda: features.aggregations.StdDev(Payment.fee),
+    "Sum": lambda: Sum(Payment.amount),
+    "TimeSinceFirst": lambda: features.aggregations.TimeSinceFirst(),
+    "TimeSinceLast": lambda: features.aggregations.TimeSinceLast(),
+    "TopK": lambda: features.aggregations.TopK(Payment.shop, 2),
+    "Variance": lambda: features.aggregations.Variance(Payment.amount),
+}
+
+# the documented value of a window without events; missing is None
+EMPTY: dict[str, Any] = {
+    "Count": 0, "Distinct": 0, "Sum": 0.0, "DecayedSum": 0.0, "DecayedCount": 0.0, "LastK": (), "TopK": (),
+}  # fmt: skip
+
+ORDERED = {"First", "Last", "LastK"}  # merges name the older partial first
+NEAR = {"Quantile": 0.008}  # exact from slices, within its buckets from a partial
+
+pack, unpack = msgspec.msgpack.encode, msgspec.msgpack.decode
+
+Timed = tuple[int, Any]
+
+
+def exported() -> list[str]:
+    return sorted(features.aggregations.__all__)
+
+
+def atoms(name: str) -> list[Aggregation[Any]]:
+    """The aggregations that hold partials: the one of this name, or its parts."""
+    if name not in EXAMPLES:
+        pytest.fail(f"{name} is exported by features.aggregations: give EXAMPLES arguments to make one, here")
+    return list(EXAMPLES[name]().parts())
+
+
+@pytest.mark.parametrize("name", exported())
+def test_every_exported_aggregation_has_an_example_here_and_a_promise(name: str) -> None:
+    assert name in EXAMPLES, f"give EXAMPLES the arguments of {name}, so that the contract tests try it"
+    kind = getattr(features.aggregations, name)
+    assert issubclass(kind, Aggregation)
+    assert inspect.cleandoc(kind.__doc__ or "").endswith((".", "`", "over 10m", "0.25"))
+
+
+def test_every_aggregation_class_is_exported() -> None:
+    def below(kind: type) -> set[type]:
+        return {kind}.union(*(below(k) for k in kind.__subclasses__()))
+
+    ours = {k for k in below(Aggregation) if k.__module__.startswith("features.aggregations.")}
+    names = {k.__name__ for k in ours if not k.__name__.startswith("_") and k.__name__ != "SpanAggregation"}
+    assert names == set(features.aggregations.__all__)
+
+
+def stored(column: Column | None, keeps: str | None, x: Any) -> Any:
+    """A value as the state keeps it; None for one that is missing."""
+    if column is None or x is None:
+        return None
+    return {"number": lambda: number(x, column), "hash": lambda: hashed(x), "text": lambda: x}[keeps or ""]()
+
+
+def drawn(data: st.DataObject, a: Aggregation[Any]) -> list[Timed]:
+    """Events in order of time, missing values left out, as the verbs receive them."""
+    values: dict[type, st.SearchStrategy[Any]] = {
+        float: amounts, int: st.integers(-5, 5), str: st.sampled_from("abcdefg"), bool: st.booleans(),
+    }  # fmt: skip
+    kind = float if a.column is None else a.column.type
+    raw = data.draw(st.lists(st.tuples(st.integers(0, 60), values[kind]), max_size=14))
+    raw.sort(key=lambda event: event[0])
+    return [(t, stored(a.column, a.keeps, x)) for t, x in raw]
+
+
+def folded(a: Aggregation[Any], events: Sequence[Timed]) -> Any:
+    partial = a.zero()
+    for t, x in events:
+        partial = a.add(partial, t, x)
+    return partial
+
+
+def frozen(a: Aggregation[Any], partial: Any) -> bytes:
+    return pack(a.freeze(partial))
+
+
+def cut(data: st.DataObject, events: list[Timed]) -> list[list[Timed]]:
+    """Three consecutive runs of events, some of them perhaps empty."""
+    i, j = sorted((data.draw(st.integers(0, len(events))), data.draw(st.integers(0, len(events)))))
+    return [events[:i], events[i:j], events[j:]]
+
+
+@pytest.mark.parametrize("name", exported())
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_merge_associates_and_has_a_neutral_element(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        one, two, three = (folded(a, run) for run in cut(data, drawn(data, a)))
+        left = a.merge(a.merge(one, two), three)
+        right = a.merge(one, a.merge(two, three))
+        assert frozen(a, left) == frozen(a, right)
+        assert frozen(a, a.merge(left, a.zero())) == frozen(a, left) == frozen(a, a.merge(a.zero(), left))
+
+
+@pytest.mark.parametrize("name", sorted(set(exported()) - ORDERED))
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_merge_commutes_and_order_does_not_matter(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        events = drawn(data, a)
+        one, two, three = (folded(a, run) for run in cut(data, events))
+        assert frozen(a, a.merge(one, three)) == frozen(a, a.merge(three, one))
+        shuffled = data.draw(st.permutations(events))
+        assert frozen(a, folded(a, shuffled)) == frozen(a, folded(a, events))
+        assert frozen(a, a.merge(a.merge(three, one), two)) == frozen(a, folded(a, events))
+
+
+@pytest.mark.parametrize("name", sorted(ORDERED & set(exported())))
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_events_of_different_instants_may_come_in_any_order(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        events = list({t: (t, x) for t, x in drawn(data, a)}.values())
+        shuffled = data.draw(st.permutations(events))
+        assert frozen(a, folded(a, shuffled)) == frozen(a, folded(a, events))
+        one, two, three = (folded(a, run) for run in cut(data, events))
+        assert frozen(a, a.merge(a.merge(three, one), two)) == frozen(a, folded(a, events))
+
+
+@pytest.mark.parametrize("name", exported())
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_batch_equals_a_stream(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        events = drawn(data, a)
+        batched = a.zero()
+        for run in cut(data, events):
+            batched = a.merge(batched, folded(a, run))
+        assert frozen(a, batched) == frozen(a, folded(a, events))
+
+
+@pytest.mark.parametrize("name", exported())
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_verbs_leave_their_arguments_alone(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        events = drawn(data, a)
+        one, other = folded(a, events), folded(a, events[:3])
+        before = (frozen(a, one), frozen(a, other))
+        a.merge(one, other)
+        a.add(one, 61, events[-1][1] if events else stored(a.column, a.keeps, a.column.type(1) if a.column else 0))
+        a.trim(one)
+        a.expire(one, 30)
+        assert (frozen(a, one), frozen(a, other)) == before
+
+
+@pytest.mark.parametrize("name", exported())
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_partial_survives_freezing_and_thawing(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        events = drawn(data, a)
+        partial = folded(a, events)
+        again = a.thaw(unpack(frozen(a, partial)))
+        window = window_of(a, [], [], end=70)
+        assert frozen(a, again) == frozen(a, partial)
+        assert bits(a.result(again, window)) == bits(a.result(partial, window))
+        assert frozen(a, a.add(again, 61, 1 if a.keeps == "hash" else "a" if a.keeps == "text" else 1.0)) == frozen(
+            a, a.add(partial, 61, 1 if a.keeps == "hash" else "a" if a.keeps == "text" else 1.0)
+        )
+
+
+def window_of(a: Aggregation[Any], runs: Sequence[Sequence[Timed]], partials: Sequence[Any], end: int) -> Events:
+    """A window whose exact events lie in segments of blocks, with other rows around them."""
+    window = Events(-1, end)
+    for run in runs:
+        if not run:
+            continue
+        filler = {"number": 99.0, "hash": 99, "text": "zz"}.get(a.keeps or "", None)
+        xs: Any = [filler, *(x for _, x in run), filler]
+        if a.keeps in ("number", "hash"):
+            xs = array("d" if a.keeps == "number" else "Q", xs)
+        t0 = run[0][0]
+        times = array("I", [0, *(t - t0 for t, _ in run), run[-1][0] - t0])
+        window.segments.append(Segment(t0, times, [xs], 1, len(run) + 1))
+        window.n += len(run)
+    window.partials = list(partials)
+    window.column = -1 if a.column is None else 0
+    window.nullable = a.column is not None and a.column.nullable
+    return window
+
+
+@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("with_partials", [False, True])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_value_of_slices_has_the_bits_of_the_folded_verbs(
+    name: str, with_partials: bool, data: st.DataObject
+) -> None:
+    for a in atoms(name):
+        old, one, two = cut(data, drawn(data, a))
+        partials = [folded(a, old)] if with_partials else []
+        if not with_partials:
+            one = old + one
+        got = a.value(window_of(a, [one, two], partials, end=70))
+        everything = folded(a, [*old, *one, *two] if with_partials else [*one, *two])
+        expected = a.result(everything, window_of(a, [], [], end=70))
+        if type(a).__name__ in NEAR and expected is not None:
+            assert isclose(got, expected, rel_tol=NEAR[type(a).__name__], abs_tol=1e-38)
+        else:
+            assert bits(got) == bits(expected)
+
+
+@pytest.mark.parametrize("name", exported())
+def test_an_empty_window_gives_the_documented_value(name: str) -> None:
+    parts = atoms(name)
+    values = [a.value(window_of(a, [], [], end=70)) for a in parts]
+    folded_values = [a.result(a.zero(), window_of(a, [], [], end=70)) for a in parts]
+    whole = EXAMPLES[name]()
+
+    assert bits(whole.combine(values)) == bits(EMPTY.get(name))
+    assert bits(whole.combine(folded_values)) == bits(EMPTY.get(name))
+    documented = inspect.getdoc(type(whole)) or ""
+    wanted = {"None": "missing", "()": "fewer|Empty", "0": "0", "0.0": "0.0"}[repr(EMPTY.get(name))]
+    assert any(word in documented for word in wanted.split("|")), "the docstring says what an empty window gives"
+
+
+@pytest.mark.parametrize("name", exported())
+def test_many_values_leave_a_partial_of_bounded_size(name: str) -> None:
+    r = random.Random(5)
+    for a in atoms(name):
+        partial = a.zero()
+        sizes = []
+        for block in range(60):
+            for k in range(64):
+                x = {"number": lambda: r.lognormvariate(0, 1), "hash": lambda: hashed(r.random()), "text": lambda: str(r.random())}
+                partial = a.add(partial, block * 64 + k, x[a.keeps]() if a.keeps else None)
+            partial = a.trim(partial)
+            sizes.append(len(frozen(a, partial)))
+        assert max(sizes) < 16 * 1024
+
+
+@given(timed=st.lists(st.tuples(st.integers(-500, 500), amounts), max_size=12), end=st.integers(500, 900))
+@settings(max_examples=200, deadline=None)
+def test_decayed_sums_are_what_their_formula_says(timed: list[tuple[int, float]], end: int) -> None:
+    a = features.aggregations.DecayedSum(Payment.amount, ms(100))
+    assert a.column is not None
+    partial = folded(a, [(t, number(x, a.column)) for t, x in timed])
+    expected = sum(x * 2.0 ** ((t - end) / 100) for t, x in timed)
+    size = sum(abs(x) * 2.0 ** ((t - end) / 100) for t, x in timed)
+
+    assert abs(a.result(partial, Events(0, end)) - expected) <= 1e-13 * size + len(timed) * 2.0**-127
+
+
+def test_a_decayed_sum_halves_with_every_half_life() -> None:
+    a = features.aggregations.DecayedCount(ms(100))
+    partial = folded(a, [(1000, None), (1000, None)])
+    values = [a.result(partial, Events(0, 1000 + 100 * k)) for k in range(4)]
+
+    assert values == [2.0, 1.0, 0.5, 0.25]
+    assert all(x > y for x, y in pairwise(values))
+
+
+def test_what_faded_long_ago_is_zero_and_nothing_overflows() -> None:
+    a = features.aggregations.DecayedSum(Payment.amount, ms(1))
+    partial = folded(a, [(0, 1e27), (1, -1e27)])
+
+    assert a.result(partial, Events(0, 10**12)) == 0.0
+    assert abs(a.result(partial, Events(-(10**7), -(10**6)))) <= 4e27
