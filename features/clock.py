@@ -19,7 +19,7 @@ MILLISECONDS = {
 NEVER = -(1 << 62)  # a time before every event
 
 FIRST = -30_610_224_000_000  # the year 1000: no event is older
-LAST = 221_845_392_000_000  # nor younger than the year 9000, so that windows have room on both sides
+LAST = 221_845_391_999_999  # nor younger than the year 9000, so that windows have room on both sides
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -38,8 +38,9 @@ def duration_ms(text: Duration, what: str = "duration") -> int:
         if text < timedelta():
             raise DefinitionError(f"{what} {text} is negative", fix="give it a length of zero or more")
         return text // _MILLISECOND
-    pieces = _DURATION.findall(text) if isinstance(text, str) else []
-    if not pieces or _DURATION.sub("", text).strip():
+    compact = str(text)  # a number is refused below, with the way to write it
+    pieces = _DURATION.findall(compact)
+    if not pieces or _DURATION.sub("", compact).strip():
         raise DefinitionError(
             f"{what} {text!r} is not a duration",
             fix='write a number and a unit of ms, s, m, h, d, w or y, such as "10m", "36h" or "30d"',

@@ -71,7 +71,8 @@ def _tree(function: Any) -> ast.AST:
         module = ast.Module([], [])
     for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef) and node.name == wanted.co_name:
-            return _Bare().visit(node)
+            bare: ast.AST = _Bare().visit(node)
+            return bare
         if isinstance(node, ast.Lambda) and wanted.co_name == "<lambda>" and _meaning(_compiled(node)) == _meaning(wanted):
             return node
     raise DefinitionError(

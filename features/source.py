@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from .clock import Duration, duration_ms, to_ms
+from .clock import FIRST, LAST, Duration, duration_ms, to_ms
 from .column import KEYS, TIMES, Column, column_of, identity, require
 from .errors import DefinitionError, EventRefused
 
@@ -114,7 +114,16 @@ class Source(Generic[E]):
             event = self._decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EventRefused("undecodable", str(error), where=self.topic) from None
-        if self.time.type is not int and getattr(event, self.time.name).tzinfo is None:
+        at = getattr(event, self.time.name)
+        whole = self.time.type is int
+        if not (FIRST <= at <= LAST if whole else 1000 <= at.year < 9000):
+            raise EventRefused(
+                "time_out_of_range",
+                f"{self.time} is {at}",
+                where=self.topic,
+                fix="send a time between the years 1000 and 9000, an integer in milliseconds since 1970",
+            )
+        if not whole and at.tzinfo is None:
             raise EventRefused(
                 "naive_time",
                 f"{self.time} has no time zone",

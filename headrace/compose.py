@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -81,6 +82,10 @@ async def work(
     """
     import signal
 
+    # millions of small objects that never die: a collection that looks at all of them is a stall for nothing
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     topics = await asyncio.to_thread(partitions_now, loaded, bootstrap)
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:

@@ -11,7 +11,7 @@ from msgspec.structs import fields
 from features.aggregation import Feature
 from features.clock import duration_text
 from features.fold import fold
-from features.plan import StatePlan
+from features.plan import FOREVER, StatePlan
 from features.source import Source
 from features.state import State, encode
 from models import Model, Project
@@ -62,9 +62,9 @@ def _source(project: Project, source: Source[Any]) -> dict[str, Any]:
     return {
         "topic": source.topic,
         "event": "outcomes" if isinstance(source, Outcomes) else source.event.__name__,
-        "id": source.id.name if source.id else None,
+        "id": None if source.id is None else source.id.name,
         "time": source.time.name,
-        "key": source.key.name if source.key else None,
+        "key": None if source.key is None else source.key.name,
         "lateness": duration_text(source.lateness),
         "for": roles,
     }
@@ -95,7 +95,7 @@ def _state(plan: StatePlan) -> dict[str, Any]:
         "source": plan.source.topic,
         "columns": list(plan.paths),
         "reach": duration_text(plan.reach),
-        "forgotten_after": None if plan.retain is None else duration_text(plan.retain + plan.lateness),
+        "forgotten_after": None if plan.retain >= FOREVER else duration_text(plan.retain),
         "partial": plan.partial,
         "bytes": {str(n): bytes_of(plan, n) for n in _EVENTS},
     }

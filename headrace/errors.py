@@ -108,12 +108,12 @@ def _column_guess(cause: BaseException | None) -> Told | None:
         return None
     if not issubclass(cause.obj, msgspec.Struct):
         return None
-    owner, columns = cause.obj.__name__, cause.obj.__struct_fields__
-    close = difflib.get_close_matches(cause.name, columns, 1)
+    owner, columns, name = cause.obj.__name__, cause.obj.__struct_fields__, cause.name or ""
+    close = difflib.get_close_matches(name, columns, 1)
     names = ", ".join(columns)
     return Told(
-        f"{owner} has no column {cause.name!r}",
+        f"{owner} has no column {name!r}",
         "",
         f"the columns of {owner} are {names}",
-        f"write {owner}.{close[0]}" if close else f"use one of them, or add {cause.name} to {owner}",
+        f"write {owner}.{close[0]}" if close else f"use one of them, or add {name} to {owner}",
     )

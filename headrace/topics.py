@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from features.clock import MILLISECONDS, duration_text
+from features.plan import FOREVER as UNBOUNDED
 from models import Project
 from models.deployment import topics_of
 from models.outcomes import Outcomes
@@ -74,13 +75,10 @@ def retentions(project: Project) -> dict[str, int]:
     }
     kept: dict[str, int] = {}
     for source in project.sources:
-        reaches = [plan.retain for plan in project.plans_over(source)]
+        reaches = [plan.retain for plan in project.plans_over(source)]  # lateness included
         asked = [horizon[m.name] for m in (*project.requested_by(source), *project.labelled_by(source))]
-        if None in reaches:
-            kept[source.topic] = FOREVER
-            continue
-        longest = max((reach for reach in reaches if reach is not None), default=0)
-        kept[source.topic] = max(_WEEK, longest + source.lateness + max(asked, default=0))
+        longest = max(reaches, default=source.lateness)
+        kept[source.topic] = FOREVER if longest >= UNBOUNDED else max(_WEEK, longest + max(asked, default=0))
     for model in project.models:
         kept[model.log_topic] = max(_WEEK, horizon[model.name])
         kept[model.samples_topic] = FOREVER

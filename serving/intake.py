@@ -17,7 +17,8 @@ _LARGEST_TIME = 1 << 53  # every reader of JSON keeps such a number whole
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"^Object missing required field `(.*?)`")
 _BYTE = re.compile(r"\(byte (\d+)\)$")
-_KEY_BEFORE = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:\s*[-+]?\w*$')
+_KEY_BEFORE = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:\s*(?:[-+]?\w*|"[^"]*)$')
+_NEAR = 256  # bytes before an error in which its key is looked for: a hostile body must not make this slow
 _NAMED = re.compile(r"^([\w.]+) (?:is|has|raised)\b")
 
 
@@ -99,7 +100,8 @@ class Intake:
             if at or missing:
                 return _join(at[1] if at else "", missing[1] if missing else "")
             byte = _BYTE.search(text)
-            before = _KEY_BEFORE.search(raw[: int(byte[1])]) if byte else None
+            end = int(byte[1]) if byte else 0
+            before = _KEY_BEFORE.search(raw[max(0, end - _NEAR) : end])
             return before[1].decode(errors="replace") if before else ""
         named = _NAMED.search(text)
         return named[1].removeprefix(f"{self.source.event.__name__}.") if named else ""

@@ -31,6 +31,9 @@ class _Total(Aggregation[T]):
     takes = NUMBERS
     compact = True
 
+    def __init__(self, column: float | None) -> None:
+        super().__init__(column)
+
     @property
     def kin(self) -> tuple[str, str, str | int]:
         """Sum and Mean share their partial."""
@@ -111,6 +114,9 @@ class Variance(Aggregation[float | None]):
     keeps: ClassVar[Kind | None] = "number"
     takes = NUMBERS
     compact = True
+
+    def __init__(self, column: float | None) -> None:
+        super().__init__(column)
 
     @property
     def kin(self) -> tuple[str, str, str | int]:

@@ -50,7 +50,7 @@ def apply(
             }
         )
     else:
-        rows = [
+        rows: list[tuple[object, ...]] = [
             (t.name, t.partitions, verb, [f"{k}={v}" for k, v in sorted(t.config.items())])
             for t in done.created
         ]

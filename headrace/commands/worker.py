@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import ServiceFailed, UsageRefused
+from ..errors import UsageRefused
 from ..output import note, stderr
 from ..settings import Settings, settings
 from .options import File, Kafka, Redis, Secret
@@ -78,9 +76,10 @@ async def _run(loaded: Any, config: Settings, roles: tuple[str, ...]) -> None:
     from streams.metrics import Metrics
 
     from ..compose import work
+    from ..exporting import exported
 
     metrics = Metrics()
-    with _exported(metrics, config.metrics_port):
+    with exported(metrics.registry, config.metrics_port):
         note(f"worker of {loaded.project.name} ({', '.join(roles)}) on {config.kafka} and {config.redis}")
         watching = asyncio.create_task(_status(metrics)) if sys.stderr.isatty() else None
         try:
@@ -102,30 +101,6 @@ async def _run(loaded: Any, config: Settings, roles: tuple[str, ...]) -> None:
     note("worker stopped in good order")
 
 
-@contextlib.contextmanager
-def _exported(metrics: Any, port: int) -> Iterator[None]:
-    if not port:
-        yield
-        return
-    from prometheus_client import start_http_server
-
-    try:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
-    except OSError as error:
-        raise ServiceFailed(
-            f"metrics cannot be shown at 127.0.0.1:{port}",
-            where="--metrics-port",
-            why=error.strerror or str(error),
-            fix="give another port, or end what listens there",
-        ) from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 async def _status(metrics: Any) -> None:
     """Shows one line, renewed once a second."""
     with stderr().status("starting") as shown:
@@ -144,7 +119,7 @@ async def _status(metrics: Any) -> None:
 
 def _total(metrics: Any, name: str, **labels: str) -> float:
     return sum(
-        sample.value
+        float(sample.value)
         for family in metrics.registry.collect()
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()

@@ -165,7 +165,7 @@ function tags(flags) {
   const cell = el("span");
   for (const flag of flags) {
     const warn = /^(late|approximate|fallback|sequential)/.test(flag);
-    cell.append(el("span", { class: warn ? "tag warn" : "tag" }, flag.replace("unknown:", "new to ")));
+    cell.append(el("span", { class: warn ? "tag warn" : "tag" }, flag.replace(/^unknown:(.*)/, "no history: $1")));
   }
   return cell;
 }

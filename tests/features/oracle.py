@@ -78,7 +78,9 @@ def _cut(x: float) -> float:
 # which events there are
 
 
-def accepted(events: Iterable[Event], lateness: int, *, revises: bool = False) -> tuple[list[Event], list[str]]:
+def accepted(
+    events: Iterable[Event], lateness: int, *, revises: bool = False
+) -> tuple[list[Event], list[str]]:
     """The events of one partition that count after all have arrived, and what became of each arrival."""
     there: list[Event] = []
     outcomes: list[str] = []
@@ -142,7 +144,9 @@ def began_at(since: str, tz: str, t: int) -> int:
     reach = {"day": 32, "week": 8 * 24, "month": 32 * 24, "year": 367 * 24}[since]
     hours = [minute - k * 60 * MINUTE for k in range(reach)]
     first = min(h for h in hours if _label(since, h, zone) == wanted)
-    return min(m for m in range(first - 60 * MINUTE, first + MINUTE, MINUTE) if _label(since, m, zone) == wanted)
+    return min(
+        m for m in range(first - 60 * MINUTE, first + MINUTE, MINUTE) if _label(since, m, zone) == wanted
+    )
 
 
 def _local(t: int, zone: ZoneInfo) -> datetime:

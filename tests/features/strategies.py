@@ -37,7 +37,6 @@ from features import (
     TopK,
     Variance,
 )
-from features.column import identity
 from features.fold import Folded, fold
 from features.plan import StatePlan, plans_of
 from features.read import Own, Reader, Row
@@ -165,7 +164,9 @@ class Bench:
 
     def fold(self, state: State, payment: Payment, offset: int) -> Folded:
         plan = self.plan
-        return fold(plan, state, payment.at, plan.source.identify(payment, offset), plan.extract(payment), offset)
+        return fold(
+            plan, state, payment.at, plan.source.identify(payment, offset), plan.extract(payment), offset
+        )
 
     def folded(self, payments: Iterable[Payment]) -> State:
         state = State()
@@ -184,7 +185,9 @@ class Bench:
         """Every feature whose bits are not those of the oracle, with both values."""
         return [
             f"{wanted} over {window} at {t}: {got!r}, not {expected!r}"
-            for (wanted, window), got, expected in zip(self.wanted, row.values, self.expected(seen, t), strict=True)
+            for (wanted, window), got, expected in zip(
+                self.wanted, row.values, self.expected(seen, t), strict=True
+            )
             if oracle.bits(got) != oracle.bits(expected)
         ]
 
@@ -330,7 +333,3 @@ def windows_for(draw: st.DrawFn, span: int, *, lifetimes: bool = True) -> list[o
             st.builds(oracle.Lifetime, widths, delays),
         ]
     return draw(st.lists(st.one_of(kinds), min_size=1, max_size=4))
-
-
-def identity_of(payment: Payment) -> int:
-    return identity(payment.id)

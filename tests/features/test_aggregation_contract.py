@@ -179,7 +179,11 @@ def test_verbs_leave_their_arguments_alone(name: str, data: st.DataObject) -> No
         one, other = folded(a, events), folded(a, events[:3])
         before = (frozen(a, one), frozen(a, other))
         a.merge(one, other)
-        a.add(one, 61, events[-1][1] if events else stored(a.column, a.keeps, a.column.type(1) if a.column else 0))
+        a.add(
+            one,
+            61,
+            events[-1][1] if events else stored(a.column, a.keeps, a.column.type(1) if a.column else 0),
+        )
         a.trim(one)
         a.expire(one, 30)
         assert (frozen(a, one), frozen(a, other)) == before
@@ -196,12 +200,14 @@ def test_a_partial_survives_freezing_and_thawing(name: str, data: st.DataObject)
         window = window_of(a, [], [], end=70)
         assert frozen(a, again) == frozen(a, partial)
         assert bits(a.result(again, window)) == bits(a.result(partial, window))
-        assert frozen(a, a.add(again, 61, 1 if a.keeps == "hash" else "a" if a.keeps == "text" else 1.0)) == frozen(
-            a, a.add(partial, 61, 1 if a.keeps == "hash" else "a" if a.keeps == "text" else 1.0)
-        )
+        assert frozen(
+            a, a.add(again, 61, 1 if a.keeps == "hash" else "a" if a.keeps == "text" else 1.0)
+        ) == frozen(a, a.add(partial, 61, 1 if a.keeps == "hash" else "a" if a.keeps == "text" else 1.0))
 
 
-def window_of(a: Aggregation[Any], runs: Sequence[Sequence[Timed]], partials: Sequence[Any], end: int) -> Events:
+def window_of(
+    a: Aggregation[Any], runs: Sequence[Sequence[Timed]], partials: Sequence[Any], end: int
+) -> Events:
     """A window whose exact events lie in segments of blocks, with other rows around them."""
     window = Events(-1, end)
     for run in runs:
@@ -253,7 +259,9 @@ def test_an_empty_window_gives_the_documented_value(name: str) -> None:
     assert bits(whole.combine(folded_values)) == bits(EMPTY.get(name))
     documented = inspect.getdoc(type(whole)) or ""
     wanted = {"None": "missing", "()": "fewer|Empty", "0": "0", "0.0": "0.0"}[repr(EMPTY.get(name))]
-    assert any(word in documented for word in wanted.split("|")), "the docstring says what an empty window gives"
+    assert any(word in documented for word in wanted.split("|")), (
+        "the docstring says what an empty window gives"
+    )
 
 
 @pytest.mark.parametrize("name", exported())
@@ -264,7 +272,11 @@ def test_many_values_leave_a_partial_of_bounded_size(name: str) -> None:
         sizes = []
         for block in range(60):
             for k in range(64):
-                x = {"number": lambda: r.lognormvariate(0, 1), "hash": lambda: hashed(r.random()), "text": lambda: str(r.random())}
+                x = {
+                    "number": lambda: r.lognormvariate(0, 1),
+                    "hash": lambda: hashed(r.random()),
+                    "text": lambda: str(r.random()),
+                }
                 partial = a.add(partial, block * 64 + k, x[a.keeps]() if a.keeps else None)
             partial = a.trim(partial)
             sizes.append(len(frozen(a, partial)))

@@ -91,7 +91,7 @@ def above(order: Order) -> bool:
 
 
 def lost(order: Order) -> float:
-    return order.total * undefined_rate  # type: ignore[name-defined]  # noqa: F821  # the mistake under test
+    return float(undefined_rate)  # type: ignore[name-defined]  # noqa: F821  # the mistake under test
 
 
 def strange(order: Order, rate: float) -> float:
@@ -234,7 +234,14 @@ def test_a_mistake_is_refused_with_its_name_and_the_way_out(mistake: str) -> Non
 
 
 def order(**changes: Any) -> bytes:
-    given = {"id": "1", "customer": "c", "coupon": None, "total": 1.5, "at": "2026-01-01T00:00:00Z", **changes}
+    given = {
+        "id": "1",
+        "customer": "c",
+        "coupon": None,
+        "total": 1.5,
+        "at": "2026-01-01T00:00:00Z",
+        **changes,
+    }
     return msgspec.json.encode(given)
 
 
@@ -289,7 +296,14 @@ class Sizes(FeatureView, of=Entity("key", by=Huge.key), source=huge):
 
 @pytest.mark.parametrize(
     ("n", "x"),
-    [(2**53 + 1, 1.0), (-(2**53) - 1, 1.0), (10**400, 1.0), (1, 2.0**96), (1, float("nan")), (1, float("-inf"))],
+    [
+        (2**53 + 1, 1.0),
+        (-(2**53) - 1, 1.0),
+        (10**400, 1.0),
+        (1, 2.0**96),
+        (1, float("nan")),
+        (1, float("-inf")),
+    ],
 )
 def test_a_number_that_cannot_be_kept_exactly_is_refused(n: int, x: float) -> None:
     (plan,) = plans_of([Sizes])
@@ -301,4 +315,7 @@ def test_a_number_that_cannot_be_kept_exactly_is_refused(n: int, x: float) -> No
 
 def test_the_largest_numbers_are_kept() -> None:
     (plan,) = plans_of([Sizes])
-    assert sorted(plan.extract(Huge("1", "k", 2**53, 2.0**96 * (1 - 2**-53), 0))) == [2.0**53, 2.0**96 - 2.0**43]
+    assert sorted(plan.extract(Huge("1", "k", 2**53, 2.0**96 * (1 - 2**-53), 0))) == [
+        2.0**53,
+        2.0**96 - 2.0**43,
+    ]

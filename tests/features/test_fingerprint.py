@@ -122,7 +122,9 @@ def test_a_wrapper_is_not_what_it_wraps() -> None:
 
 
 def test_an_enumeration_has_a_part_with_its_values() -> None:
-    source = "import enum\nclass Limit(enum.IntEnum):\n    HIGH = 10\ndef f(e):\n    return e.x > Limit.HIGH\n"
+    source = (
+        "import enum\nclass Limit(enum.IntEnum):\n    HIGH = 10\ndef f(e):\n    return e.x > Limit.HIGH\n"
+    )
     assert of(source) != of(source.replace("10", "20"))
 
 

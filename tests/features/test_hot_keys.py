@@ -32,7 +32,9 @@ WINDOWS: tuple[oracle.Window, ...] = (
 )
 
 
-def steady(seed: int, n: int, *, step: int = 40, jitter: int = 0, start: int = 1_700_000_000_000) -> list[Payment]:
+def steady(
+    seed: int, n: int, *, step: int = 40, jitter: int = 0, start: int = 1_700_000_000_000
+) -> list[Payment]:
     """Events of one key in the order in which they arrive, none of them later than `jitter`."""
     r = random.Random(seed)
     t = start
@@ -120,12 +122,16 @@ def test_lifetime_values_are_exact_for_hot_keys(seed: int, n: int) -> None:
 
 
 ALL = (
-    *EXACT, Wanted("Distinct", "note"), Wanted("TopK", "note", 5), Wanted("Quantile", "amount", 0.5), Wanted("StdDev", "fee"),
-    Wanted("DecayedSum", "amount", 70),
+    *EXACT, Wanted("Distinct", "note"), Wanted("TopK", "note", 5), Wanted("Quantile", "amount", 0.5),
+    Wanted("StdDev", "fee"), Wanted("DecayedSum", "amount", 70),
 )  # fmt: skip
 
 
-@given(seed=st.integers(0, 1 << 32), step=st.sampled_from((1, 40, 400)), lateness=st.sampled_from((50, 400, 100_000)))
+@given(
+    seed=st.integers(0, 1 << 32),
+    step=st.sampled_from((1, 40, 400)),
+    lateness=st.sampled_from((50, 400, 100_000)),
+)
 @settings(max_examples=20, deadline=None)
 def test_replays_with_restarts_end_in_the_same_bytes(seed: int, step: int, lateness: int) -> None:
     windows = (*WINDOWS, oracle.Lifetime(0), oracle.Lifetime(50, 100))
@@ -146,7 +152,11 @@ def test_replays_with_restarts_end_in_the_same_bytes(seed: int, step: int, laten
 
 @pytest.mark.parametrize("lateness", [400, 100_000, 5_000_000])
 def test_cells_stay_bounded_however_long_the_key_is_hot(lateness: int) -> None:
-    b = bench([oracle.Sliding(w) for w in WIDTHS], lateness=lateness, wanted=[Wanted("Count"), Wanted("Sum", "amount")])
+    b = bench(
+        [oracle.Sliding(w) for w in WIDTHS],
+        lateness=lateness,
+        wanted=[Wanted("Count"), Wanted("Sum", "amount")],
+    )
     state = State()
     most, size = 0, 0
     for offset, payment in enumerate(steady(5, 20_000)):
@@ -179,7 +189,11 @@ def test_more_events_within_the_lateness_than_are_kept_narrow_it() -> None:
 
 
 def test_a_hot_key_gone_quiet_leaves_its_tiles_behind() -> None:
-    b = bench([oracle.Sliding(1000), oracle.Lifetime(0)], lateness=400, wanted=[Wanted("Count"), Wanted("Sum", "fee")])
+    b = bench(
+        [oracle.Sliding(1000), oracle.Lifetime(0)],
+        lateness=400,
+        wanted=[Wanted("Count"), Wanted("Sum", "fee")],
+    )
     arrivals = steady(2, 2000, step=2)
     state = b.folded(arrivals)
     assert state.tiles
@@ -197,7 +211,7 @@ def one(b: Bench, state: State, t: int) -> Any:
 
 
 def test_five_thousand_distinct_values_are_counted_within_fifteen_percent() -> None:
-    windows = [oracle.Sliding(10**9), oracle.Sliding(30_000), oracle.Lifetime(0)]
+    windows: list[oracle.Window] = [oracle.Sliding(10**9), oracle.Sliding(30_000), oracle.Lifetime(0)]
     b = bench(windows, lateness=400, wanted=[Wanted("Distinct", "note")])
     r = random.Random(11)
     arrivals = [
@@ -243,7 +257,9 @@ def test_the_most_frequent_values_are_too_low_by_at_most_a_sixty_fifth() -> None
     state = folded_with_restarts(b, arrivals, 3)
 
     for got, expected in zip(
-        b.reader.read([state], state.newest, None).values, b.expected(known(b, arrivals), state.newest), strict=True
+        b.reader.read([state], state.newest, None).values,
+        b.expected(known(b, arrivals), state.newest),
+        strict=True,
     ):
         truth = dict(expected)
         assert [x for x, _ in got] == [x for x, _ in expected]

@@ -57,7 +57,9 @@ def test_reads_equal_the_oracle_after_any_history_with_restarts(
     assert outcomes == expected
     assert encode(b.plan, state) == encode(b.plan, uninterrupted)
     assert encode(b.plan, b.restarted(state)) == encode(b.plan, state)
-    for t in data.draw(st.lists(read_times(state.newest, history), min_size=1, max_size=4)) if events else [0]:
+    for t in (
+        data.draw(st.lists(read_times(state.newest, history), min_size=1, max_size=4)) if events else [0]
+    ):
         row = b.reader.read([state], t, None)
         assert b.differences(row, events, t) == []
         assert row.bounds == {}
@@ -81,8 +83,9 @@ def test_a_prefix_is_answered_exactly_at_any_time_within_the_lateness(
 
 
 SOME = (
-    Wanted("Count"), Wanted("Sum", "amount"), Wanted("Min", "fee"), Wanted("Variance", "units"), Wanted("Last", "shop"),
-    Wanted("First", "note"), Wanted("Distinct", "note"), Wanted("DecayedSum", "fee", 9), Wanted("TopK", "shop", 2),
+    Wanted("Count"), Wanted("Sum", "amount"), Wanted("Min", "fee"), Wanted("Variance", "units"),
+    Wanted("Last", "shop"), Wanted("First", "note"), Wanted("Distinct", "note"),
+    Wanted("DecayedSum", "fee", 9), Wanted("TopK", "shop", 2),
 )  # fmt: skip
 
 
@@ -95,9 +98,10 @@ def test_the_own_event_counts_once_whether_folded_before_after_or_never(
     state = b.folded(history.arrivals)
     events, _ = oracle.accepted(map(b.event, history.arrivals), history.lateness)
     newest = state.newest if events else 0
-    if events and data.draw(st.booleans()):  # it is there already
-        at = data.draw(st.sampled_from([e for e in events if e.t > newest - history.lateness]))
-        own = next(p for p in history.arrivals if b.event(p) == at)
+    repeat: bool = bool(events) and data.draw(st.booleans())
+    if repeat:  # it is there already
+        there = data.draw(st.sampled_from([e for e in events if e.t > newest - history.lateness]))
+        own = next(p for p in history.arrivals if b.event(p) == there)
     else:
         own = data.draw(payments(read_times(newest, history)))
     t = own.at
@@ -146,14 +150,18 @@ def test_partials_of_several_partitions_read_as_one_set(
 ) -> None:
     lateness, span = parts[0].lateness, max(part.span for part in parts)
     # a silence is told within a partition, so windows of several know lifetimes without end only
-    windows = [w for w in data.draw(windows_for(span)) if not (isinstance(w, oracle.Lifetime) and w.forget_after)]
+    windows = [
+        w for w in data.draw(windows_for(span)) if not (isinstance(w, oracle.Lifetime) and w.forget_after)
+    ]
     b = bench(windows or [oracle.Sliding(span)], lateness=lateness, own_event=counted)
     r = random.Random(data.draw(st.integers(0, 1 << 32)))
     states: list[State | None] = []
     events: list[oracle.Event] = []
     start = parts[0].arrivals[0].at if parts[0].arrivals else 0
     for k, part in enumerate(parts):
-        arrivals = [msgspec.structs.replace(p, at=start + p.at % 1000, id=f"{p.id}{k}") for p in part.arrivals]
+        arrivals = [
+            msgspec.structs.replace(p, at=start + p.at % 1000, id=f"{p.id}{k}") for p in part.arrivals
+        ]
         state = b.folded(arrivals)
         states.append(b.restarted(state) if r.random() < 0.5 else state)
         events += oracle.accepted([b.event(p, k) for p in arrivals], lateness)[0]
@@ -252,7 +260,13 @@ def test_a_read_before_the_lateness_is_flagged() -> None:
     b = bench([oracle.Sliding(50)], lateness=5, wanted=[Wanted("Count")])
     state = b.folded([at(100)])
 
-    assert [b.reader.read([state], t, None).late for t in (94, 95, 96, 100, 200)] == [True, True, False, False, False]
+    assert [b.reader.read([state], t, None).late for t in (94, 95, 96, 100, 200)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @given(
@@ -290,7 +304,9 @@ CLOCK_CHANGES = [  # (zone, when the clock is changed)
 @pytest.mark.parametrize(("tz", "change"), CLOCK_CHANGES)
 @pytest.mark.parametrize("since", ["hour", "day", "week"])
 @pytest.mark.parametrize("minutes", [-61, -1, 0, 10, 20, 45, 61, 125, 1300])
-def test_a_calendar_window_is_right_when_the_clock_is_changed(tz: str, change: int, since: str, minutes: int) -> None:
+def test_a_calendar_window_is_right_when_the_clock_is_changed(
+    tz: str, change: int, since: str, minutes: int
+) -> None:
     b = bench([oracle.Calendar(since, tz)], lateness=1, wanted=[Wanted("Count")])
     t = change + minutes * 60_000
     arrivals = [at(x, f"{x}") for x in range(t - 30 * HOUR, t + 1, 900_000)]

@@ -19,7 +19,9 @@ TOPIC, OTHER_TOPIC = b"t" * 16, b"u" * 16
 
 @pytest.fixture(params=["memory", "redis"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else RedisStore(request.getfixturevalue("redis_url"))
+    made: Store = (
+        MemoryStore() if request.param == "memory" else RedisStore(request.getfixturevalue("redis_url"))
+    )
     yield made
     await made.close()
 
@@ -144,12 +146,17 @@ Judged = tuple[Position, Position, Status]
         pytest.param(at(4), at(20), Status.MISMATCH, id="a store that is ahead"),
         pytest.param(at(20), at(30), Status.MISMATCH, id="a store that was rewound"),
         pytest.param(at(0), at(4), Status.MISMATCH, id="an older batch"),
-        pytest.param(at(10, OURS, OTHER_TOPIC), at(20, OURS, OTHER_TOPIC), Status.MISMATCH, id="another topic"),
+        pytest.param(
+            at(10, OURS, OTHER_TOPIC), at(20, OURS, OTHER_TOPIC), Status.MISMATCH, id="another topic"
+        ),
         pytest.param(
             at(0, OURS, OTHER_TOPIC), at(10, OURS, OTHER_TOPIC), Status.MISMATCH, id="another topic, same end"
         ),
         pytest.param(
-            at(10, THEIRS, OTHER_TOPIC), at(20, THEIRS, OTHER_TOPIC), Status.MISMATCH, id="another topic, zombie"
+            at(10, THEIRS, OTHER_TOPIC),
+            at(20, THEIRS, OTHER_TOPIC),
+            Status.MISMATCH,
+            id="another topic, zombie",
         ),
     ],
 )
@@ -254,7 +261,8 @@ async def test_a_status_is_told_and_told_again(store: Store) -> None:
 async def test_positions_keep_every_field_of_theirs(store: Store) -> None:
     group = (await store.groups("shop", "shop.sales.v1", "p", 1))[0]
     numbers = count(1)
-    position = Position(NO_TOPIC, next(numbers), -next(numbers), next(numbers), -next(numbers), bytes(range(16)))
+    position = Position(
+        NO_TOPIC, next(numbers), -next(numbers), next(numbers), -next(numbers), bytes(range(16))
+    )
 
     assert await store.claim(group, position) == position
-

@@ -1,0 +1,132 @@
+"""The project of the stream tests: payments by card, verdicts by shop, and a model of fraud."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from river.linear_model import LogisticRegression
+from river.preprocessing import StandardScaler
+
+from features import Count, Distinct, Entity, FeatureView, Max, Mean, Source, Sum
+from models import Label, ModelSpec, Project
+from streams.producer import Outgoing
+
+START = 1_767_225_600_000  # the first of January 2026
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+
+
+class Payment(Struct, frozen=True):
+    id: str
+    card: str
+    shop: str
+    amount: float
+    at: int
+
+
+class Verdict(Struct, frozen=True):
+    payment: str
+    shop: str
+    fraud: bool
+    at: int
+
+
+def build(
+    prefix: str,
+    *,
+    absent: bool | UnsetType = UNSET,
+    learn_corrections: bool = False,
+    partitioner: Literal["murmur2", "any"] = "murmur2",
+    more: bool = False,
+    longer: bool = False,
+    max_bytes: int = 1_000_000,
+) -> Project:
+    """The project, over topics of this prefix.
+
+    Args:
+        more: another column is kept of payments, so that their states are others.
+        longer: the model has another window, over the same states.
+    """
+    payments = Source(
+        *(f"{prefix}.payments.v1", Payment),
+        id=Payment.id,
+        time=Payment.at,
+        key=Payment.card,
+        partitioner=partitioner,
+        max_bytes=max_bytes,
+    )
+    verdicts = Source(f"{prefix}.verdicts.v1", Verdict, id=Verdict.payment, time=Verdict.at)
+    card = Entity("card", by=Payment.card)
+    shop = Entity("shop", by=(Payment.shop, Verdict.shop))
+
+    class Card(FeatureView, of=card, source=payments):
+        count_1h, count_7d = Count().over("1h", "7d")
+        spent_7d = Sum(Payment.amount).over("7d")
+        mean_7d = Mean(Payment.amount).over("7d")
+
+    class Shop(FeatureView, of=shop, source=payments):
+        count_7d = Count().over("7d")
+        cards_1d = Distinct(Payment.card).over("1d")
+
+    class Risk(FeatureView, of=shop, source=verdicts):
+        share_7d = Mean(Verdict.fraud).over("7d")
+
+    class Longer(FeatureView, of=card, source=payments):
+        count_3d = Count().over("3d")
+
+    class More(FeatureView, of=card, source=payments):
+        largest_7d = Max(Payment.amount).over("7d")
+        shops_7d = Distinct(Payment.shop).over("7d")
+
+    extra: list[Any] = [*([More] if more else []), *([Longer] if longer else [])]
+    fraud = ModelSpec(
+        "fraud",
+        request=payments,
+        inputs=[Payment.amount, Card, Shop, Risk, *extra],
+        label=Label(
+            verdicts, value=Verdict.fraud, within="4d", absent=absent, learn_corrections=learn_corrections
+        ),
+        learner=StandardScaler() | LogisticRegression(),
+    )
+    return Project(prefix, fraud)
+
+
+class Business(NamedTuple):
+    """What happened: payments and verdicts, each in the order of time."""
+
+    payments: list[Payment]
+    verdicts: list[Verdict]
+
+
+def business(
+    n: int, *, seed: int = 1, step: int = 10 * MINUTE, delay: int = 2 * DAY, judged: float = 1.0
+) -> Business:
+    """Payments about every `step`, with verdicts `delay` later on a share of them."""
+    chance = random.Random(seed)
+    payments, verdicts = [], []
+    t = START
+    for k in range(n):
+        t += chance.randrange(1, 2 * step)
+        shop = f"s{chance.randrange(12)}"
+        fraud = chance.random() < (0.5 if shop == "s3" else 0.02)
+        amount = round(chance.lognormvariate(5 if fraud else 3, 0.8), 2)
+        payments.append(Payment(f"p{k}", f"c{chance.randrange(30)}", shop, amount, t))
+        if chance.random() < judged:
+            verdicts.append(Verdict(f"p{k}", shop, fraud, t + delay))
+    return Business(payments, verdicts)
+
+
+def sent(project: Project, *events: Payment | Verdict) -> list[Outgoing]:
+    """The records of events, as their producers write them."""
+    return list(_sent(project, events))
+
+
+def _sent(project: Project, events: tuple[Payment | Verdict, ...]) -> Iterator[Outgoing]:
+    sources = {source.event: source for source in project.sources}
+    for event in events:
+        source = sources[type(event)]
+        key = source.key_bytes(event) or source.id_of(event).encode()
+        yield Outgoing(source.topic, key, msgspec.json.encode(event), (), event.at)

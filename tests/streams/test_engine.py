@@ -1,0 +1,449 @@
+"""The whole loop without Kafka: the engine and its stages over a log and a store in memory."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from features.errors import StoreError
+from features.memory import MemoryStore
+from features.store import Answer, Group, Position, Status, Writes
+from models.project import Project
+from models.records import PredictionRecord, Sample
+from models.spec import Model
+from streams.learn_stage import LearnStage
+from streams.log import Partition
+from streams.replay import Replay, Stream, merged
+from tests.streams.audit import audit, clean, entries, fold_of_samples, kinds, model_digest, samples
+from tests.streams.memory_log import Crash, Danger, House, Worker
+from tests.streams.shop import DAY, HOUR, MINUTE, START, Business, Payment, Verdict, build, business, sent
+
+
+def produce(house: House, *events: Payment | Verdict) -> None:
+    for outgoing in sent(house.project, *events):
+        house.log.append(outgoing)
+
+
+def payment(ident: str, t: int, card: str = "c1", shop: str = "s1", amount: float = 5.0) -> Payment:
+    return Payment(ident, card, shop, amount, START + t)
+
+
+def verdict(ident: str, t: int, fraud: bool = True, shop: str = "s1") -> Verdict:
+    return Verdict(ident, shop, fraud, START + t)
+
+
+def predictions(house: House) -> list[PredictionRecord]:
+    found = entries(house.log, house.project.models[0])
+    return [entry for entry in found if isinstance(entry, PredictionRecord)]
+
+
+def model(house: House) -> Model:
+    return house.project.models[0]
+
+
+def learnt(house: House) -> list[Sample]:
+    return samples(house.log, model(house))
+
+
+async def ran(house: House, **options: object) -> Worker:
+    """A worker that has read everything and finished."""
+    worker = await house.worker(**options)  # type: ignore[arg-type]  # the options of House.worker
+    await worker.end()
+    return worker
+
+
+def replayed(project: Project, events: Business) -> tuple[dict[str, list[object]], Replay]:
+    """The vectors of a run without lag, by id."""
+    replay = Replay(project)
+    streams = [
+        Stream(source, [msgspec.json.encode(event) for event in found])
+        for source, found in zip(project.sources, (events.payments, events.verdicts), strict=True)
+    ]
+    vectors: dict[str, list[object]] = {}
+    for source, prepared, value in merged(replay, streams):
+        for scoring in replay.prepared(source, prepared, value):
+            vectors[scoring.prediction.id] = list(scoring.prediction.vector)
+    return vectors, replay
+
+
+@pytest.fixture
+def house() -> House:
+    return House(build("engine"))
+
+
+# -- the loop
+
+
+async def test_events_become_features_predictions_samples_and_a_model(house: House) -> None:
+    events = business(300)
+    produce(house, *events.payments, *events.verdicts)
+
+    worker = await ran(house)
+
+    assert clean(audit(await house.deployment(), model(house), house.log), 300)
+    assert {s.id: s.label for s in learnt(house)} == {v.payment: v.fraud for v in events.verdicts}
+    assert worker.engine.context.counts["sample:learned"] == 300
+    await worker.feed.poll()
+    assert worker.feed.predictor("fraud").version == 300
+    assert house.letters() == []
+
+
+async def test_a_held_run_gives_the_vectors_of_a_run_without_lag(house: House) -> None:
+    events = business(400, judged=0.7)
+    produce(house, *events.payments, *events.verdicts)
+    await ran(house, chance=random.Random(5))
+
+    vectors, _ = replayed(house.project, events)
+
+    assert {p.id: p.vector for p in predictions(house)} == vectors
+
+
+async def test_a_request_does_not_wait_longer_than_the_hold(house: House) -> None:
+    produce(house, payment("p0", 0), payment("p1", HOUR, card="c2"))
+    house.log.append(sent(house.project, verdict("p0", -DAY))[0])
+    worker = await house.worker(hold=0.0)
+    await worker.end()
+
+    assert [p.id for p in predictions(house)] == ["p0", "p1"]
+    assert clean(audit(await house.deployment(), model(house), house.log), 2)
+
+
+async def test_a_request_waits_for_a_source_that_is_behind() -> None:
+    house = House(build("engine"), 1)
+    produce(house, payment("p0", DAY), verdict("x", 0), verdict("y", 2 * HOUR))
+    worker = await house.worker(largest=1)
+    payments, verdicts = (Partition(source.topic, 0) for source in house.project.sources)
+    paid, judged = house.log.records[payments], house.log.records[verdicts]
+    await worker.engine.polled(payments, [r for r in paid if r], 1)
+    worker.seek(payments, 1)
+    assert predictions(house) == []
+
+    await worker.engine.polled(verdicts, [r for r in judged[:1] if r], 2)
+    worker.seek(verdicts, 1)
+    assert predictions(house) == []
+    await worker.end()
+
+    assert predictions(house)[0].as_of[house.project.sources[1].topic + "/0"] == 2
+
+
+async def test_a_request_is_scored_at_the_end_of_a_log_whose_last_offset_holds_no_record(house: House) -> None:
+    produce(house, payment("p0", 0), verdict("p0", HOUR))
+    house.log.mark()
+    await ran(house)
+
+    assert [p.id for p in predictions(house)] == ["p0"]
+    assert [s.id for s in learnt(house)] == ["p0"]
+
+
+async def test_offsets_without_records_are_passed_over(house: House) -> None:
+    events = business(60)
+    for event in sorted((*events.payments, *events.verdicts), key=lambda event: event.at):
+        produce(house, event)
+        house.log.mark()
+    await ran(house, largest=7)
+
+    assert clean(audit(await house.deployment(), model(house), house.log), 60)
+    assert len(learnt(house)) == 60
+
+
+# -- labels
+
+
+async def test_a_label_for_an_unknown_prediction_waits_for_it_until_the_horizon_and_is_counted(
+    house: House,
+) -> None:
+    produce(house, verdict("early", 0), verdict("never", 0))
+    worker = await house.worker()
+    await worker.run()
+    produce(house, payment("early", HOUR))
+    await worker.run()
+    assert [(s.id, s.kind) for s in learnt(house)] == [("early", "label")]
+
+    produce(house, *(payment(f"later{k}", 6 * DAY + k) for k in range(3)))
+    await worker.end()
+
+    assert worker.engine.context.counts["join:label_unknown"] == 1
+    assert len(learnt(house)) == 1
+
+
+async def test_the_first_of_two_labels_counts(house: House) -> None:
+    produce(house, payment("p0", 0), verdict("p0", HOUR, fraud=True), verdict("p0", 2 * HOUR, fraud=False))
+    worker = await ran(house)
+
+    assert [(s.id, s.label) for s in learnt(house)] == [("p0", True)]
+    assert worker.engine.context.counts["join:label_duplicate"] == 1
+
+
+@pytest.mark.parametrize("corrections", [False, True])
+async def test_a_label_after_the_horizon_is_a_counted_correction(corrections: bool) -> None:
+    house = House(build("engine", absent=False, learn_corrections=corrections), 1)
+    produce(house, payment("p0", 0), *(payment(f"q{k}", 6 * DAY + k) for k in range(3)))
+    produce(house, verdict("q0", 6 * DAY + HOUR), verdict("q1", 6 * DAY + 2 * HOUR))
+    worker = await house.worker()
+    await worker.run()
+    assert [(s.id, s.kind, s.label) for s in learnt(house) if s.id == "p0"] == [("p0", "absent", False)]
+
+    produce(house, verdict("p0", 6 * DAY + 3 * HOUR))
+    await worker.end()
+
+    wanted = ["absent", "correction"] if corrections else ["absent"]
+    assert [s.kind for s in learnt(house) if s.id == "p0"] == wanted
+    assert worker.engine.context.counts["join:label_correction"] == 1
+    assert worker.engine.context.counts["sample:learned"] == (4 if corrections else 3)
+
+
+async def test_a_label_feed_that_stands_still_holds_the_absents_back() -> None:
+    house = House(build("engine", absent=False), 1)
+    produce(house, *(payment(f"p{k}", k * HOUR) for k in range(10)), verdict("p0", 2 * HOUR))
+    produce(house, *(payment(f"q{k}", 20 * DAY + k) for k in range(5)))
+    worker = await house.worker()
+    await worker.run()
+
+    assert kinds(learnt(house)) == {"label": 1}
+    assert worker.engine.status()["models"]["fraud"]["pending"] == 14
+
+    produce(house, verdict("q0", 20 * DAY + HOUR), verdict("q1", 20 * DAY + HOUR))
+    await worker.end()
+
+    assert kinds(learnt(house)) == {"label": 3, "absent": 9}
+
+
+# -- failures
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_polls_of_any_size_and_kills_anywhere_change_no_vector_and_no_sample(seed: int) -> None:
+    chance = random.Random(seed)
+    events = business(250, seed=seed, judged=0.6)
+    project = build("engine", absent=False)
+    vectors, replay = replayed(project, events)
+    house = House(project)
+    produce(house, *events.payments, *events.verdicts)
+    danger = Danger(chance, 0.002)
+    worker: Worker | None = None
+    while True:
+        try:
+            worker = await house.worker(chance, danger=danger, cache=chance.choice([2, 100_000]))
+            await worker.end()
+        except Crash:
+            continue
+        break
+
+    assert danger.crashes >= 3
+    found = audit(await house.deployment(), model(house), house.log)
+    assert clean(found, 250)
+    assert {p.id: p.vector for p in found.predictions} == vectors
+    assert all(p.vector == vectors[p.id] for p in found.predictions)
+    taken = learnt(house)
+    assert len({s.id for s in taken}) == len(taken)
+    assert [(s.id, s.kind, s.label) for s in taken if s.kind == "label"]
+    assert {s.id for s in taken if s.kind == "label"} == {v.payment for v in events.verdicts}
+    assert kinds(taken)["absent"] == replay.counts["sample:absent"]
+    await worker.feed.poll()
+    assert worker.feed.predictor("fraud").version == len(taken)
+    stages = [s for stages in (await house.worker()).engine.stages.values() for s in stages]
+    (learn,) = [s for s in stages if isinstance(s, LearnStage)]
+    assert model_digest(learn.learner) == model_digest(fold_of_samples(house.log, model(house)))
+
+
+async def test_the_final_model_of_a_killed_run_is_that_of_an_undisturbed_one() -> None:
+    events = business(300, seed=9)
+    digests = set()
+    for risk in (0.0, 0.003):
+        house = House(build("engine"), {"engine.verdicts.v1": 1, "engine.payments.v1": 3})
+        produce(house, *events.payments, *events.verdicts)
+        danger = Danger(random.Random(3), risk)
+        while True:
+            try:
+                await (await house.worker(random.Random(4), danger=danger)).end()
+            except Crash:
+                continue
+            break
+        assert (danger.crashes > 0) == (risk > 0)
+        learner = fold_of_samples(house.log, model(house))
+        assert learner.version == 300
+        digests.add(model_digest(learner))
+    assert len(digests) == 1
+
+
+def backup(store: MemoryStore) -> tuple[dict[str, bytes], dict[str, dict[bytes, bytes]]]:
+    return copy.deepcopy((store.values, store.hashes))
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_store_that_is_rewound_while_the_worker_runs_is_followed(seed: int) -> None:
+    chance = random.Random(seed)
+    house = House(build("engine"))
+    events = business(250, seed=seed)
+    produce(house, *events.payments, *events.verdicts)
+    worker = await house.worker(chance, cache=chance.choice([4, 100_000]), largest=20)
+    kept = backup(house.store)
+    for _ in range(6):
+        for _ in range(chance.randrange(1, 30)):
+            await worker.step()
+        kept = backup(house.store) if chance.random() < 0.5 else kept
+        for _ in range(chance.randrange(1, 30)):
+            await worker.step()
+        house.store.values, house.store.hashes = copy.deepcopy(kept)
+    await worker.end()
+
+    assert clean(audit(await house.deployment(), model(house), house.log), 250)
+    taken = learnt(house)
+    assert len(taken) == 250
+    assert {s.id for s in taken} == {p.id for p in events.payments}
+
+
+async def test_a_store_that_was_emptied_ends_the_worker(house: House) -> None:
+    produce(house, payment("p0", 0))
+    worker = await house.worker()
+    await worker.run()
+    house.store.values.clear()
+    house.store.hashes.clear()
+    produce(house, payment("p1", HOUR))
+
+    with pytest.raises(StoreError, match="holds nothing of"):
+        await worker.run()
+
+
+class Counting(MemoryStore):
+    """Counts the commits that were applied, by the owner that made them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied: dict[bytes, int] = {}
+
+    async def commit(
+        self, group: Group, start: Position, end: Position, writes: Writes, reader: str = ""
+    ) -> Answer:
+        answer = await super().commit(group, start, end, writes, reader)
+        if answer.status is Status.APPLIED:
+            self.applied[start.token] = self.applied.get(start.token, 0) + 1
+        return answer
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_an_owner_that_wakes_up_after_another_took_over_writes_nothing(seed: int) -> None:
+    chance = random.Random(seed)
+    house = House(build("engine"))
+    store = house.store = Counting()
+    events = business(250, seed=seed)
+    produce(house, *events.payments, *events.verdicts)
+    sleeper = await house.worker(chance, cache=chance.choice([4, 100_000]), largest=20)
+    for _ in range(chance.randrange(5, 40)):
+        await sleeper.step()
+    heir = await house.worker(chance, largest=20)
+    before = dict(store.applied)
+    for _ in range(chance.randrange(0, 40)):
+        await heir.step()
+    for _ in range(40):
+        await sleeper.step()
+    await heir.end()
+    await sleeper.engine.revoked(sleeper.partitions)
+
+    asleep = sleeper.engine.context.token
+    assert store.applied.get(asleep, 0) == before.get(asleep, 0)
+    assert clean(audit(await house.deployment(), model(house), house.log), 250)
+    assert len({s.id for s in learnt(house)}) == len(learnt(house)) == 250
+
+
+async def test_partitions_that_went_to_another_worker_are_forgotten(house: House) -> None:
+    """A claim may be cancelled half-way; the next one names what is owned now."""
+    worker = await house.worker()
+    kept = frozenset(p for p in worker.partitions if p.number == 0)
+    bounds = house.log.bounds
+    await worker.engine.assigned(kept, {p: bounds(p.topic)[p.number] for p in kept})
+
+    assert worker.engine.stages.keys() == kept
+
+
+# -- definitions
+
+
+async def test_a_changed_definition_folds_beside_the_old_one() -> None:
+    events = business(120)
+    old = House(build("engine"))
+    produce(old, *events.payments, *events.verdicts)
+    await ran(old)
+    before = backup(old.store)
+    new = House(build("engine", more=True))
+    new.log, new.store = old.log, old.store
+    await ran(new)
+
+    old_groups = {g.name: g.tag for gs in (await old.deployment()).groups.values() for g in gs}
+    new_groups = {g.name: g.tag for gs in (await new.deployment()).groups.values() for g in gs}
+    changed = {name for name in old_groups if old_groups[name] != new_groups[name]}
+    assert changed == {
+        *("engine.payments.v1/0", "engine.payments.v1/1"),
+        *(f"{old.model_log}/0", f"{model(old).samples_topic}/0"),
+    }
+    tags = tuple(old_groups[name] for name in changed)
+    assert {k: v for k, v in old.store.values.items() if k.startswith(tags)} == {
+        k: v for k, v in before[0].items() if k.startswith(tags)
+    }
+    made = [p for p in predictions(new) if p.fingerprint == model(new).fingerprint]
+    assert {p.id for p in made} == {p.id for p in events.payments}
+    assert all(len(p.vector) == len(model(new).vector.names) for p in made)
+
+
+async def test_a_new_window_over_the_same_state_rebuilds_nothing() -> None:
+    events = business(60)
+    old = House(build("engine"))
+    produce(old, *events.payments, *events.verdicts)
+    await ran(old)
+    new = House(build("engine", longer=True))
+    new.log, new.store = old.log, old.store
+    worker = await ran(new)
+
+    assert worker.engine.context.counts["events:engine.payments.v1"] == 0
+    old_groups, new_groups = (await old.deployment()).groups, (await new.deployment()).groups
+    assert old_groups["engine.payments.v1"] == new_groups["engine.payments.v1"]
+    assert old_groups[old.model_log] != new_groups[old.model_log]
+
+
+# -- partitions that tell nothing
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_source_that_any_producer_writes_is_read_from_all_its_partitions(seed: int) -> None:
+    chance = random.Random(seed)
+    house = House(build("engine", partitioner="any"), 3)
+    events = business(150, seed=seed)
+    for outgoing in sent(house.project, *events.payments, *events.verdicts):
+        house.log.append(outgoing._replace(partition=chance.randrange(3)))
+    await ran(house, chance=chance)
+
+    assert clean(audit(await house.deployment(), model(house), house.log), 150)
+    vectors, _ = replayed(house.project, events)
+    assert {p.id: p.vector for p in predictions(house)} == vectors
+
+
+def spread(events: Business, chance: random.Random) -> Iterator[Payment]:
+    """The payments, some up to two hours after their time."""
+    late = {event.id: chance.randrange(2 * HOUR) if chance.random() < 0.2 else 0 for event in events.payments}
+    yield from sorted(events.payments, key=lambda event: event.at + late[event.id])
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_late_events_and_repeats_leave_every_vector_checkable(seed: int) -> None:
+    chance = random.Random(seed)
+    house = House(build("engine"))
+    events = business(250, seed=seed, step=2 * MINUTE)
+    for event in spread(events, chance):
+        for _ in range(1 + (chance.random() < 0.1)):
+            produce(house, event)
+    produce(house, *events.verdicts)
+    danger = Danger(chance, 0.002)
+    while True:
+        try:
+            worker = await house.worker(chance, danger=danger)
+            await worker.end()
+        except Crash:
+            continue
+        break
+
+    assert clean(audit(await house.deployment(), model(house), house.log), 250)
+    assert len(learnt(house)) == len({s.id for s in learnt(house)}) == 250
