@@ -252,7 +252,7 @@ class Feature(Generic[T_co]):
     def __get__(self, row: object | None, owner: type) -> Any:
         if row is None:
             return self
-        return row._values[self.name]  # type: ignore[attr-defined]  # rows are made by the view alone
+        return row._values[self.name]  # type: ignore[attr-defined]  # noqa: SLF001  # a row keeps no public names of its own
 
     def __repr__(self) -> str:
         owner = f"{self.view.__name__}.{self.name}: " if self.view is not None else ""

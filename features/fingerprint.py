@@ -13,7 +13,6 @@ import dis
 import enum
 import hashlib
 import inspect
-import math
 import sys
 import textwrap
 import types
@@ -48,10 +47,11 @@ def _function(function: Any, seen: dict[int, str]) -> str:
     seen[id(function)] = f"recursion {function.__qualname__}"
     node = _tree(function)
     parts = [ast.dump(node, annotate_fields=True, include_attributes=False)]
-    for name, value in sorted(_reads(function).items()):
-        parts.append(f"{name}={_value(value, name, function, seen)}")
-    for default in (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items())):
-        parts.append(f"default={_value(default, 'a default', function, seen)}")
+    parts.extend(
+        f"{name}={_value(value, name, function, seen)}" for name, value in sorted(_reads(function).items())
+    )
+    defaults = (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()))
+    parts.extend(f"default={_value(default, 'a default', function, seen)}" for default in defaults)
     seen[id(function)] = short_digest("\n".join(parts).encode())
     return seen[id(function)]
 
@@ -73,7 +73,11 @@ def _tree(function: Any) -> ast.AST:
         if isinstance(node, ast.FunctionDef) and node.name == wanted.co_name:
             bare: ast.AST = _Bare().visit(node)
             return bare
-        if isinstance(node, ast.Lambda) and wanted.co_name == "<lambda>" and _meaning(_compiled(node)) == _meaning(wanted):
+        if (
+            isinstance(node, ast.Lambda)
+            and wanted.co_name == "<lambda>"
+            and _meaning(_compiled(node)) == _meaning(wanted)
+        ):
             return node
     raise DefinitionError(
         f"the source of {function.__qualname__} cannot be told apart", fix="write it as a `def` of its own"
@@ -148,38 +152,58 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _value(value: Any, name: str, function: Any, seen: dict[int, str]) -> str:
-    if value is None or isinstance(
-        value, str | int | float | bool | bytes | date | datetime | timedelta | enum.Enum
-    ):
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"float {value!r}"
-        return f"{type(value).__name__} {value!r}"
+    for told in (_constant, _named):
+        text = told(value)
+        if text is not None:
+            return text
     if isinstance(value, tuple):
         return f"({', '.join(_value(item, name, function, seen) for item in value)})"
     if isinstance(value, frozenset):
         return f"frozen {sorted(_value(item, name, function, seen) for item in value)}"
-    if isinstance(value, types.FunctionType):
-        if value.__module__.partition(".")[0] in sys.stdlib_module_names:
-            return f"library {value.__module__}.{value.__qualname__}"
-        return f"function {_function(value, seen)}"
-    if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | None):
-        return f"library {value.__module__}.{value.__qualname__}"
-    if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] in sys.stdlib_module_names:
-        return f"library {value.__name__}"
     if isinstance(value, type) and issubclass(value, enum.Enum):
         return f"enum {[_value(member, name, function, seen) for member in value]}"
-    if isinstance(value, type) and issubclass(
-        value, msgspec.Struct | BaseException | int | float | str
-    ):
-        return f"class {value.__module__}.{value.__qualname__}"
-    if isinstance(value, type) and value.__module__.partition(".")[0] in sys.stdlib_module_names:
-        return f"class {value.__module__}.{value.__qualname__}"
-    if isinstance(value, ZoneInfo):
-        return f"zone {value.key}"
-    if isinstance(value, types.MemberDescriptorType):
-        return f"column {value.__objclass__.__qualname__}.{value.__name__}"
+    if isinstance(value, types.FunctionType):
+        return f"function {_function(value, seen)}"
     raise DefinitionError(
         f"{function.__qualname__} reads {name}, a {type(value).__name__}",
         why="its value can change while the project runs, so that training and serving could disagree",
         fix="use a constant (a number, text, tuple or frozenset), an argument or another function",
     )
+
+
+def _constant(value: Any) -> str | None:
+    """Returns the text of a value that cannot change."""
+    if isinstance(value, ZoneInfo):
+        return f"zone {value.key}"
+    if value is None or isinstance(
+        value, str | int | float | bool | bytes | date | datetime | timedelta | enum.Enum
+    ):
+        return f"{type(value).__name__} {value!r}"
+    return None
+
+
+def _named(value: Any) -> str | None:
+    """Returns the name of what Python itself or an event class defines, which changes with their versions only."""
+    if isinstance(value, types.MemberDescriptorType):
+        return f"column {value.__objclass__.__qualname__}.{value.__name__}"
+    if isinstance(value, types.BuiltinFunctionType):
+        return f"library {value.__module__}.{value.__qualname__}" if _of_a_module(value) else None
+    if isinstance(value, types.ModuleType):
+        return f"library {value.__name__}" if _standard(value.__name__) else None
+    if isinstance(value, types.FunctionType):
+        return f"library {value.__module__}.{value.__qualname__}" if _standard(value.__module__) else None
+    if isinstance(value, type) and not issubclass(value, enum.Enum):
+        ours = issubclass(value, msgspec.Struct | BaseException | int | float | str)
+        return (
+            f"class {value.__module__}.{value.__qualname__}" if ours or _standard(value.__module__) else None
+        )
+    return None
+
+
+def _of_a_module(function: types.BuiltinFunctionType) -> bool:
+    """Whether a function is not bound to an object that could change."""
+    return function.__self__ is None or isinstance(function.__self__, types.ModuleType)
+
+
+def _standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names

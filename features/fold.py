@@ -44,14 +44,14 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
     """
     if t <= s.floor:
         return Folded.LATE
-    blocks = s.blocks
     if t > s.newest:  # the common case: the newest event of its entity
+        blocks = s.blocks
         block = blocks[-1] if blocks else None
         if block is not None and len(block.t) < BLOCK and t - block.t0 < _SPAN:
             if block.raw is not None or block.totals is not None:
                 block.thaw(plan)
             block.t.append(t - block.t0)
-            for column, x in zip(block.cols, values):  # noqa: B905  # the plan made both; checked once, when compiled
+            for column, x in zip(block.cols, values):  # noqa: B905  # the plan made both of one length
                 column.append(x)
         else:
             blocks.append(new_block(plan, t, values))
@@ -61,15 +61,8 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
         settled = t - plan.lateness
         if settled > s.floor:
             s.floor = settled
-        gone = settled - plan.reach
-        while blocks[0].last <= gone:
-            block = blocks.pop(0)
-            s.n -= len(block.t)
-            s.evicted = block.last
-            s.tiles.clear()  # all of them are older still
-            s.flags &= ~TILED
-            if plan.bases:
-                to_base(plan, s, block, aged=True)
+        if blocks[0].t0 <= settled - plan.reach:
+            _leave(plan, s, settled - plan.reach)
     else:
         outcome = _insert(plan, s, t, id32, values)
         if outcome is not Folded.FOLDED:
@@ -77,15 +70,32 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
                 s.stamp = offset + 1
             return outcome
     if s.n > CAPACITY:
-        oldest = blocks.pop(0)
-        s.n -= len(oldest.t)
-        if oldest.last > s.newest - plan.lateness:
-            s.flags |= NARROWED
-        if oldest.last > s.floor:
-            s.floor = oldest.last
-        retire(plan, s, oldest)
+        _retire_oldest(plan, s)
     s.stamp = offset + 1
     return Folded.FOLDED
+
+
+def _leave(plan: StatePlan, s: State, gone: int) -> None:
+    """Lets go of the blocks that no window can see any more."""
+    while s.blocks[0].last <= gone:
+        block = s.blocks.pop(0)
+        s.n -= len(block.t)
+        s.evicted = block.last
+        s.tiles.clear()  # all of them are older still
+        s.flags &= ~TILED
+        if plan.bases:
+            to_base(plan, s, block, aged=True)
+
+
+def _retire_oldest(plan: StatePlan, s: State) -> None:
+    """Moves the oldest block into the tiles; nothing may be inserted before its end any more."""
+    oldest = s.blocks.pop(0)
+    s.n -= len(oldest.t)
+    if oldest.last > s.newest - plan.lateness:
+        s.flags |= NARROWED
+    if oldest.last > s.floor:
+        s.floor = oldest.last
+    retire(plan, s, oldest)
 
 
 def locate(s: State, t: int, id32: int) -> tuple[bool, int, int]:

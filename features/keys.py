@@ -1,5 +1,7 @@
-"""Every key in Redis. A fold group has one hash tag, `{g<n>}`, so all of it lives in one slot; tags are short because a
-key costs more than a state.
+"""Every key in Redis.
+
+A fold group has one hash tag, `{g<n>}`, so all of it lives in one slot; tags are short because a key costs more than a
+state.
 
     {g7}@             position of the group: topic id, next offset, clock, token
     {g7}@fraud        position of another reader of the same partition (here the scorer of a model)

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: the murmur2 hash of Kafka's Java clients, and so of all producers that follow them."""
+"""Which partition a key belongs to: by the murmur2 hash of Kafka's Java clients, and of all that follow them."""
 
 from __future__ import annotations
 

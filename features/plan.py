@@ -1,7 +1,7 @@
 """The plan of a state: what is kept of which events, decided once when the project is loaded.
 
-Views over the same entity, source and filter share one plan. Its specification is plain data with a fingerprint, so that
-two processes can tell whether they mean the same bytes.
+Views over the same entity, source and filter share one plan. Its specification is plain data with a fingerprint, so
+that two processes can tell whether they mean the same bytes.
 """
 
 from __future__ import annotations

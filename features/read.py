@@ -14,10 +14,9 @@ from .aggregation import Aggregation, Events, Feature, Segment
 from .clock import NEVER
 from .fold import locate
 from .plan import StatePlan
-from .state import NARROWED, Block, State, new_block
+from .state import NARROWED, State, new_block
 from .view import FeatureView
-from .window import Lifetime
-
+from .window import Lifetime, Window
 
 Bases = Sequence[tuple[Aggregation[Any], int, int, bool]]
 
@@ -97,140 +96,154 @@ class Reader:
             own: the request's own event, if it is one of the view's source.
         """
         plan = self.plan
-        newest = max([s.newest for s in states if s is not None], default=NEVER)
-        place = None if own is None else _place(states, own)
-        counted = self.view.own_event
-        extra: Block | None = None
-        if own is not None and place is None and counted:
-            extra = new_block(plan, own.t, own.values)
+        sights = self._sights(states, own)
         out: list[Any] = [None] * self._slots
         bounds: dict[str, int] = {}
         for window, items, names in self._windows:
-            bound = self._window(window, items, states, t, own, place, extra, counted, out)
-            if bound:
-                for name in names:
-                    bounds[name] = bound
-        values = (
-            out
-            if self._plain
-            else [
-                out[taken[0]] if a is None else a.combine([out[k] for k in taken])
-                for a, taken in self._outputs
-            ]
-        )
+            found = _gather(plan, window, t, sights)
+            for item in items:
+                out[item.slot] = item.aggregation.value(found.events(item))
+            if found.bound:
+                bounds.update(dict.fromkeys(names, found.bound))
+        values = out
+        if not self._plain:
+            values = [out[k[0]] if a is None else a.combine([out[i] for i in k]) for a, k in self._outputs]
+        newest = max([s.newest for s in states if s is not None], default=NEVER)
         late = any(s is not None and t <= _settled(plan, s) for s in states)
         return Row(values, bounds, newest, late)
 
-    def _window(
-        self,
-        window: Any,
-        items: list[_Part],
-        states: Sequence[State | None],
-        t: int,
-        own: Own | None,
-        place: tuple[int, int, int] | None,
-        extra: Block | None,
-        counted: bool,
-        out: list[Any],
-    ) -> int:
-        end = t - window.delay
-        start = window.start(t)
-        lives_on = isinstance(window, Lifetime)
-        forget = window.forget_after if lives_on else 0
-        events = Events(start, end)
-        segments: list[Segment] = []
-        loose: list[Segment] = []
-        whole: list[Block] = []
-        cells: list[list[Any]] = []
-        bases: list[list[list[Any]]] = []
-        bound = 0
-        plan_bases = self.plan.bases
-        for k, s in enumerate(states):
-            mine = own if own is not None and k == own.state and extra is not None else None
-            if s is None:
-                if mine is not None and extra is not None and start < mine.t <= end:
-                    _append(segments, loose, extra, 0, 1)
-                continue
-            begin = start
-            if forget:
-                begin = _since_silence(s, plan_bases if s.base else [], end, forget, mine.t if mine else None)
-                if begin is None:
-                    if mine is not None and extra is not None and mine.t <= end:
-                        _append(segments, loose, extra, 0, 1)
-                    continue
-            if s.base and begin == start:
-                bases.append(s.base)
-            for cell in s.tiles:
-                if lives_on:  # the base holds its events, also those too new for a delayed or late read
-                    bound += cell[2] if cell[4] > end else 0
-                    continue
-                if cell[4] <= start or cell[3] > end:
-                    continue
-                if cell[4] > end:
-                    bound += cell[2]
-                    continue
-                if cell[3] <= start:
-                    bound += cell[2]
-                cells.append(cell)
-            cut = place if place is not None and place[0] == k and not counted else None
-            seat = (
-                locate(s, mine.t, mine.id32) if mine is not None and s.blocks and mine.t <= s.newest else None
-            )
-            last = len(s.blocks) - 1
-            for b, block in enumerate(s.blocks):
-                t0, dts = block.t0, block.t
-                n = len(dts)
-                i = 0 if t0 > begin else bisect_right(dts, begin - t0)
-                j = n if t0 + dts[n - 1] <= end else bisect_right(dts, end - t0) if t0 <= end else 0
-                if seat is not None and seat[1] == b and extra is not None and begin < extra.t0 <= end:
-                    p = seat[2]
-                    if i < p:
-                        _append(segments, loose, block, i, p)
-                    _append(segments, loose, extra, 0, 1)
-                    if p < j:
-                        _append(segments, loose, block, max(i, p), j)
-                    continue
-                if i >= j:
-                    continue
-                if cut is not None and cut[1] == b and i <= cut[2] < j:
-                    if i < cut[2]:
-                        _append(segments, loose, block, i, cut[2])
-                    if cut[2] + 1 < j:
-                        _append(segments, loose, block, cut[2] + 1, j)
-                elif b < last and j - i == n and block.totals is not None:
-                    segments.append(Segment(t0, dts, block.cols, i, j))
-                    whole.append(block)
-                else:
-                    _append(segments, loose, block, i, j)
-            if mine is not None and seat is None and extra is not None and begin < mine.t <= end:
-                _append(segments, loose, extra, 0, 1)
-        count = sum([g.j - g.i for g in segments])
-        brief = count if not whole else sum([g.j - g.i for g in loose])
-        for slot, aggregation, column, nullable, sums, cell_index, base_index in items:
-            events.column = column
-            events.nullable = nullable
-            partials: list[Any] = []
-            if sums >= 0 and whole:
-                events.segments, events.n = loose, brief
-                partials = [block.totals[sums] for block in whole]  # type: ignore[index]  # whole blocks have totals
+    def _sights(self, states: Sequence[State | None], own: Own | None) -> list[_Sight]:
+        """Returns the states as this request sees them: with its own event in its place, or without it."""
+        sights = [_Sight(s, [] if s is None else _runs(s)) for s in states]
+        if own is None:
+            return sights
+        place = _place(states, own)
+        if place is None and self.view.own_event:
+            block = new_block(self.plan, own.t, own.values)
+            _insert(sights[own.state], own, (block.t0, block.t, block.cols, 0, 1, None))
+        elif place is not None and not self.view.own_event:
+            k, at, row = place
+            runs = sights[k].runs
+            t0, times, cols, _, n, _ = runs[at]
+            runs[at : at + 1] = _pieces((t0, times, cols, 0, row, None), (t0, times, cols, row + 1, n, None))
+        return sights
+
+
+# (t0, times, columns, first row, row after the last, totals of them all or None)
+Run = tuple[int, Sequence[int], Sequence[Any], int, int, list[Any] | None]
+
+
+class _Sight(NamedTuple):
+    """One state as a request sees it: runs of exact events in time order."""
+
+    state: State | None
+    runs: list[Run]
+
+
+class _Found:
+    """What a window holds: exact events, and the partials of those that are taken whole or kept no more."""
+
+    __slots__ = ("bases", "bound", "cells", "count", "loose", "segments", "start", "stop", "whole")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.stop = start, end
+        self.segments: list[Segment] = []
+        self.loose: list[Segment] = []  # the segments that are not in `whole`
+        self.whole: list[list[Any]] = []  # totals of runs inside the window
+        self.cells: list[list[Any]] = []
+        self.bases: list[list[list[Any]]] = []
+        self.bound = 0
+        self.count = 0
+
+    def events(self, part: _Part) -> Events:
+        """Returns what an aggregation takes of it."""
+        events = Events(self.start, self.stop)
+        events.column, events.nullable = part.column, part.nullable
+        if part.sums >= 0 and self.whole:
+            events.segments = self.loose
+            events.n = sum([g.j - g.i for g in self.loose])
+            events.partials = [totals[part.sums] for totals in self.whole]
+        else:
+            events.segments, events.n = self.segments, self.count
+        if part.base >= 0:
+            events.partials = events.partials + [base[part.base][1] for base in self.bases]
+        elif self.cells:
+            if part.cell >= 0:
+                events.partials = events.partials + [cell[5][part.cell] for cell in self.cells]
             else:
-                events.segments, events.n = segments, count
-            if base_index >= 0:
-                partials += [base[base_index][1] for base in bases]
-            elif cells:
-                if cell_index >= 0:
-                    partials += [cell[5][cell_index] for cell in cells]
-                else:
-                    partials += [(cell[2], cell[3], cell[4]) for cell in cells]
-            events.partials = partials
-            out[slot] = aggregation.value(events)
-        return bound
+                events.partials = events.partials + [(cell[2], cell[3], cell[4]) for cell in self.cells]
+        return events
 
 
-def _append(segments: list[Segment], loose: list[Segment], block: Block, i: int, j: int) -> None:
-    segment = Segment(block.t0, block.t, block.cols, i, j)
-    segments.append(segment)
-    loose.append(segment)
+def _gather(plan: StatePlan, window: Window, t: int, sights: Sequence[_Sight]) -> _Found:
+    end, start = t - window.delay, window.start(t)
+    found = _Found(start, end)
+    for sight in sights:
+        s = sight.state
+        begin: int | None = start
+        if isinstance(window, Lifetime) and window.forget_after:
+            begin = _since_silence(sight, plan.bases, end, window.forget_after)
+            if begin is None:
+                continue
+        if s is not None:
+            if s.base and begin == start:
+                found.bases.append(s.base)
+            if s.tiles:
+                _take_cells(found, s, isinstance(window, Lifetime))
+        _take_runs(found, sight.runs, start if begin is None else begin, end)
+    found.count = sum([g.j - g.i for g in found.segments])
+    return found
+
+
+def _take_runs(found: _Found, runs: Sequence[Run], begin: int, end: int) -> None:
+    for t0, times, cols, low, high, totals in runs:
+        if t0 + times[high - 1] <= begin:
+            continue
+        if t0 + times[low] > end:
+            break
+        i = low if t0 + times[low] > begin else bisect_right(times, begin - t0, low, high)
+        j = high if t0 + times[high - 1] <= end else bisect_right(times, end - t0, low, high)
+        if i >= j:
+            continue
+        segment = Segment(t0, times, cols, i, j)
+        found.segments.append(segment)
+        if totals is not None and j - i == high - low:
+            found.whole.append(totals)
+        else:
+            found.loose.append(segment)
+
+
+def _take_cells(found: _Found, s: State, lives_on: bool) -> None:
+    """Takes the tiles that belong to a window; one that its edge cuts is counted to the side of its last event."""
+    start, end = found.start, found.stop
+    for cell in s.tiles:
+        n, first, last = cell[2], cell[3], cell[4]
+        if lives_on:  # the base holds its events, also those too new for a delayed or late read
+            found.bound += n if last > end else 0
+        elif last > end:
+            found.bound += n if first <= end else 0
+        elif last > start:
+            found.bound += n if first <= start else 0
+            found.cells.append(cell)
+
+
+def _runs(s: State) -> list[Run]:
+    return [(b.t0, b.t, b.cols, 0, len(b.t), b.totals) for b in s.blocks]
+
+
+def _insert(sight: _Sight, own: Own, run: Run) -> None:
+    """Puts the request's own event where the fold would put it."""
+    s, runs = sight.state, sight.runs
+    if s is None or not s.blocks or own.t > s.newest:
+        runs.append(run)
+        return
+    _, at, row = locate(s, own.t, own.id32)
+    t0, times, cols, _, n, _ = runs[at]
+    runs[at : at + 1] = _pieces((t0, times, cols, 0, row, None), run, (t0, times, cols, row, n, None))
+
+
+def _pieces(*runs: Run) -> list[Run]:
+    return [run for run in runs if run[3] < run[4]]
 
 
 def _settled(plan: StatePlan, s: State) -> int:
@@ -248,21 +261,22 @@ def _place(states: Sequence[State | None], own: Own) -> tuple[int, int, int] | N
     return None
 
 
-def _since_silence(s: State, bases: Bases, end: int, forget: int, own: int | None) -> int | None:
+def _since_silence(sight: _Sight, bases: Bases, end: int, forget: int) -> int | None:
     """Returns the exclusive start of the life that is going on at `end`; None if it is over.
 
     NEVER means that the base belongs to it.
     """
-    times = [block.t0 + dt for block in s.blocks for dt in block.t if block.t0 + dt <= end]
-    if own is not None and own <= end:
-        times.append(own)
-        times.sort()
     oldest: int | None = None  # the oldest event of the life found so far
-    for t in reversed(times):
-        if (end if oldest is None else oldest) - t > forget:
-            return None if oldest is None else oldest - 1
-        oldest = t
-    settled = max((entry[0] for entry, kept in zip(s.base, bases, strict=True) if not kept[3]), default=NEVER)
-    if (end if oldest is None else oldest) - settled > forget:
+    for t0, times, _, low, high, _ in reversed(sight.runs):
+        for row in range(high - 1, low - 1, -1):
+            t = t0 + times[row]
+            if t > end:
+                continue
+            if (end if oldest is None else oldest) - t > forget:
+                return None if oldest is None else oldest - 1
+            oldest = t
+    entries = sight.state.base if sight.state is not None else []
+    lives = [entry[0] for entry, kept in zip(entries, bases, strict=False) if not kept[3]]
+    if (end if oldest is None else oldest) - max(lives, default=NEVER) > forget:
         return None if oldest is None else oldest - 1
     return NEVER

@@ -112,7 +112,7 @@ class Source(Generic[E]):
         """
         try:
             event = self._decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EventRefused("undecodable", str(error), where=self.topic) from None
         at = getattr(event, self.time.name)
         whole = self.time.type is int

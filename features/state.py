@@ -2,15 +2,17 @@
 
 Little endian, so that a reader needs no copy: every column of a block is a `memoryview.cast` away.
 
-    HEAD   u8 format | u8 flags | u16 blocks | u32 ids | i64 stamp | i64 newest | i64 floor | i64 evicted | u32 base | u32 tiles
+    HEAD   u8 format | u8 flags | u16 blocks | u32 ids | i64 stamp | i64 newest | i64 floor | i64 evicted
+           | u32 base | u32 tiles
     DIR    a block, oldest first: i64 t0 | u16 events | u16 bytes of totals | u32 bytes of the block
     BLOCK  u32 dt[n] | a column after the other: f64[n], u64[n] or u32 lengths[n] and UTF-8 | totals (MessagePack)
     IDS    u32[ids]: of the newest events, those with t > floor
     BASE, TILES   MessagePack
 
 `stamp` is the log position after the record that last changed the state; `newest` the largest event time; nothing with
-`t <= floor` is accepted any more; `evicted` is the newest time that was dropped. A closed block (every one but the last)
-carries the totals that let a window take it whole. The bytes are a function of the plan and of the entity's records.
+`t <= floor` is accepted any more; `evicted` is the newest time that was dropped. A closed block (every one but the
+last) carries the totals that let a window take it whole. The bytes are a function of the plan and of the entity's
+records.
 """
 
 from __future__ import annotations
@@ -169,7 +171,7 @@ def decode(plan: StatePlan, data: bytes) -> State:
         if tiles:
             s.tiles = [[*cell[:5], _thawed(plan.cells, cell[5])] for cell in _unpack(view[at : at + tiles])]
             at += tiles
-    except (struct.error, ValueError, IndexError, msgspec.DecodeError) as error:
+    except (struct.error, ValueError, TypeError, LookupError, OverflowError, msgspec.DecodeError) as error:
         raise StateCorrupt(f"{len(data)} bytes are not a state: {error}", where=plan.name) from error
     if at != len(data):
         raise StateCorrupt(f"a state of {at} bytes has {len(data)}", where=plan.name)
@@ -212,7 +214,7 @@ def _pack_block(plan: StatePlan, block: Block, closed: bool) -> tuple[bytes, byt
     totals = b""
     if closed:
         if block.totals is None:
-            block.totals = [_total(plan, a, c, block) for a, c in plan.sums]
+            block.totals = [_total(a, c, block) for a, c in plan.sums]
         totals = _pack(_frozen(plan.sums, block.totals))
         parts.append(totals)
     else:
@@ -258,7 +260,7 @@ def _view_text(body: memoryview, n: int) -> tuple[Texts, int]:
     return texts, at
 
 
-def _total(plan: StatePlan, aggregation: Any, c: int, block: Block) -> Any:
+def _total(aggregation: Any, c: int, block: Block) -> Any:
     partial = aggregation.zero()
     for x in block.cols[c]:
         if x == x:  # a missing number is NaN

@@ -16,6 +16,7 @@ from .clock import NEVER
 
 _POSITION = struct.Struct("<16sqqqq16s")
 NO_TOPIC = bytes(16)  # a broker that does not name its topics
+NOBODY = bytes(16)  # the token of a position that was never claimed
 
 
 class Position(NamedTuple):
@@ -40,7 +41,7 @@ class Position(NamedTuple):
     @classmethod
     def start(cls, topic_id: bytes, offset: int = 0) -> Position:
         """Returns the position before anything was read, with nobody's token."""
-        return cls(topic_id, offset, NEVER, NEVER, offset, bytes(16))
+        return cls(topic_id, offset, NEVER, NEVER, offset, NOBODY)
 
 
 class Status(IntEnum):

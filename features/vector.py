@@ -48,7 +48,7 @@ class Vector:
 
     Args:
         request: the source whose events are scored.
-        inputs: columns of the request, views, single features, functions of the request and of views, ready-made inputs.
+        inputs: columns of the request, views, features, functions of the request and of views, ready-made inputs.
         plans: the plans of every view of the project.
     """
 
@@ -67,9 +67,7 @@ class Vector:
         self._views: list[type[FeatureView]] = []
         self._steps: list[tuple[Input | None, int, list[int], list[int]]] = []
         self.slots: list[Slot] = []
-        meanings: list[str] = []
-        for item in inputs:
-            meanings.append(self._input(item))
+        meanings = [self._input(item) for item in inputs]
         names = [slot.name for slot in self.slots]
         for name in names:
             if names.count(name) > 1:

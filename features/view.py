@@ -64,7 +64,9 @@ class FeatureView:
                 fix="give the feature another name",
             )
         if where is not None and not isinstance(where, FunctionType):
-            raise DefinitionError(f"view {name} has where={where!r}, which is no function", fix="write it with `def`")
+            raise DefinitionError(
+                f"view {name} has where={where!r}, which is no function", fix="write it with `def`"
+            )
         cls.of, cls.source, cls.own_event = of, source, own_event
         cls.where = staticmethod(where) if where else None  # a plain function, not a method
         found = [(key, value) for key, value in vars(cls).items() if isinstance(value, Feature)]

@@ -142,7 +142,7 @@ def _began(since: Period, tz: str, t: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _day_began(since: Period, tz: str, year: int, month: int, day: int) -> int:
-    midnight = datetime(year, month, day)
+    midnight = datetime(year, month, day)  # noqa: DTZ001  # it gets its zone last: arithmetic is on the local calendar
     if since == "week":
         midnight -= timedelta(days=midnight.weekday())
     elif since == "month":

@@ -1,7 +1,7 @@
 """`headrace`: the command line.
 
-Exit codes: 0 all went well; 1 a failure, or differences were found; 2 called wrongly; 3 a check had nothing to look at.
-Data goes to stdout, everything else to stderr.
+Exit codes: 0 all went well; 1 a failure, or differences were found; 2 called wrongly; 3 a check had nothing to
+look at. Data goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
-    level = os.environ.get("HEADRACE_LOG", "WARNING").upper()
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    asked = os.environ.get("HEADRACE_LOG", "").upper()
+    logging.basicConfig(level=asked or "WARNING", format="%(levelname)s: %(message)s", stream=sys.stderr)
+    if not asked:  # it says twenty times what our errors say once
+        logging.getLogger("headrace.librdkafka").setLevel(logging.CRITICAL)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from features import keys
+from features.errors import StoreError
 from features.redis import RedisStore
 from models.deployment import Deployment, deploy, topics_of
 from models.feed import ModelFeed
@@ -143,7 +144,7 @@ async def report(engine: Engine, store: RedisStore, every: float = 1.0) -> None:
         await asyncio.sleep(every)
         try:
             await store.tell(keys.STATUS, name, json.dumps(engine.status()).encode())
-        except Exception as error:  # telling is not worth a worker
+        except StoreError as error:  # telling is not worth a worker
             log.debug("status was not told: %s", error)
 
 

@@ -1,4 +1,4 @@
-"""What a project file declares, as plain data: for `check`, and for whoever wants to know before anything runs."""
+"""What a project file declares, as plain data: before anything runs."""
 
 from __future__ import annotations
 

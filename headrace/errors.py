@@ -62,7 +62,7 @@ class Told(NamedTuple):
 
 _PLACE = re.compile(r"\b[a-z0-9][a-z0-9.-]*/\d+\b|\b[\w.-]+:\d{2,5}\b")
 _ASIDE = re.compile(r"\s*\((?P<why>.*)\)")
-_SENTENCE = re.compile(r"(?<=[.:])\s+(?=[A-Z])")
+_SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z`])")
 
 
 def told(error: BaseException) -> Told:

@@ -1,4 +1,4 @@
-"""Logs to check against: a folder that was spooled to, or Kafka; either with bounds that stand still meanwhile."""
+"""Logs to check against: a folder that was spooled to, or Kafka; with bounds that stand still meanwhile."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _spooled(project: Project, folder: Path) -> tuple[Log, dict[str, int]]:
 
 
 def _looked(log: Log, project: Project) -> Still:
-    """Looks at the predictions first: what they were made of then stands before the ends of the other topics."""
+    """Looks at the predictions first: what they were made of then stands before the ends of the rest."""
     still = Still(log)
     for model in project.models:
         still.bounds(model.log_topic)
@@ -113,7 +113,7 @@ async def _beginnings(store: Store, deployment: Deployment) -> dict[str, int]:
 
 
 def logged(log: Log, model: Model) -> Iterator[PredictionRecord]:
-    """Yields the predictions in a model's log; what is no record of a log is left to the join, which counts it."""
+    """Yields the predictions in a model's log; what is no record is left to the join, which counts it."""
     for partition, bounds in sorted(log.bounds(model.log_topic).items()):
         for batch in log.read(model.log_topic, partition, bounds.earliest, bounds.highwater):
             for record in batch:
@@ -126,7 +126,7 @@ def logged(log: Log, model: Model) -> Iterator[PredictionRecord]:
 
 
 def newest(predictions: Iterator[PredictionRecord], limit: int) -> list[PredictionRecord]:
-    """Returns the newest predictions by time, in the order in which one pass over the log meets their positions."""
+    """Returns the newest predictions by time, in the order in which one pass meets their positions."""
     import heapq
 
     found = heapq.nlargest(limit, predictions, key=lambda p: p.t) if limit else list(predictions)

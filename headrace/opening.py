@@ -1,4 +1,4 @@
-"""Opening a project at the command line: loaded and checked, with every refusal at its line in the user's file."""
+"""Opening a project: loaded and checked, with every refusal at its line in the user's file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_project(file: Path, *, check_learners: bool = True) -> Loaded:
 
 
 def line_of_model(file: Path, name: str) -> str:
-    """Returns the line that declares a model's learner, or the model; empty where it is made some other way."""
+    """Returns the line that declares a model's learner, or the model; empty where neither is written out."""
     source = file.read_text()
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call) or not _names(node, name):

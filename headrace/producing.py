@@ -1,4 +1,4 @@
-"""Producing events: each with its key, its time as the record's, and the headers that say what and when it is."""
+"""Producing events: with their key, their time as the record's, and headers that say what and when they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from features.source import Source
-from streams.fold_stage import SENT
+from models.topics import SENT
 from streams.producer import Outgoing, Producer, cloud_event
 
 BATCH = 500  # records that are acknowledged together

@@ -1,7 +1,7 @@
 """Files of events: NDJSON, CSV or Parquet in, the JSON bytes of a source's events out, one at a time.
 
-A row becomes an event by the names of its columns; columns that the event does not have are passed over. An NDJSON line
-is taken byte for byte, so a replay reads what a producer would send.
+A row becomes an event by the names of its columns; columns that the event does not have are passed over. An NDJSON
+line is taken byte for byte, so a replay reads what a producer would send.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def events_of(source: Source[Any], path: Path, *, check: bool = True) -> Iterato
     Args:
         source: whose events they are.
         path: the file; its ending says its form.
-        check: refuse what the source cannot decode. Without it an NDJSON line is passed on as it is, as a producer of
-            bad records would.
+        check: refuse what the source cannot decode. Without it an NDJSON line is passed on as it is, as a producer
+            of bad records would.
 
     Raises:
         DataRefused: a row is no event; names file, line and field.

@@ -66,8 +66,8 @@ def wanted_topics(project: Project, partitions: int | None = None) -> list[Topic
 def retentions(project: Project) -> dict[str, int]:
     """Returns how long each topic must be kept, in milliseconds; -1 is for ever.
 
-    A source: as long as a window reaches back, and as a label may take. A model's log: as long as a label may take. Its
-    samples: for ever, since any version is rebuilt from them.
+    A source: as long as a window reaches back, and as a label may take. A model's log: as long as a label may take.
+    Its samples: for ever, since any version is rebuilt from them.
     """
     horizon = {
         model.name: model.spec.label.within + model.spec.label.source.lateness if model.spec.label else 0
@@ -113,7 +113,7 @@ def _retention(topic: Topic, there: Found) -> Difference | None:
     need, have = int(topic.config[RETENTION]), int(there.config[RETENTION])
     if have == FOREVER or (need != FOREVER and have >= need):
         return None
-    fix = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} --add-config {RETENTION}={need}"
+    fix = _alter(topic.name, RETENTION, need)
     return Difference(topic.name, RETENTION, _span(need), _span(have), False, fix)
 
 
@@ -123,8 +123,14 @@ def _ahead(topic: Topic, there: Found) -> Difference | None:
     need, have = int(topic.config[AHEAD]), int(there.config[AHEAD])
     if have <= need or there.config.get("message.timestamp.type") == "LogAppendTime":
         return None
-    fix = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} --add-config {AHEAD}={need}"
+    fix = _alter(topic.name, AHEAD, need)
     return Difference(topic.name, AHEAD, _span(need), "any" if have > 1 << 60 else _span(have), False, fix)
+
+
+def _alter(topic: str, setting: str, value: int) -> str:
+    return (
+        f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}={value}"
+    )
 
 
 def _span(ms: int) -> str:

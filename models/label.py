@@ -23,8 +23,8 @@ class Label:
         value: the column with the truth.
         within: the horizon: how long after the request's time a label may come.
         absent: the label of a request for which none came; left out, such a request is not learned.
-        counts: of several labels for one request the "first", or the "last" within the horizon (the sample then waits for
-            the horizon).
+        counts: of several labels for one request the "first", or the "last" within the horizon (the sample then waits
+            for the horizon).
         silence: how long the label source may have nothing to say and still be taken for alive.
         learn_corrections: learn a label that comes after its request was taken for `absent` as a sample of its own.
     """

@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
-
 from importlib.metadata import version
+from typing import Any, Literal
 
 from river import metrics as river_metrics
 
@@ -39,8 +38,8 @@ class ModelSpec:
     Args:
         name: lower-case word, part of topics and URLs.
         request: the source whose events are scored; it must have an id.
-        inputs: in the order of the vector: columns of the request, views, single features, typed functions of the request
-            and of views, and ready-made inputs such as `hour(Transaction.at)`.
+        inputs: in the order of the vector: columns of the request, views, single features, typed functions of the
+            request and of views, and ready-made inputs such as `hour(Transaction.at)`.
         label: the later truth; without one the learner must be an anomaly detector.
         learner: any River estimator or pipeline, or an object with `learn_one` and `predict_one`. It stays untrained.
         threshold: a score from which on the decision is true.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+SENT = "headrace-sent"
+"""Header of an event: when its producer sent it, in milliseconds; freshness is measured from it."""
+
 
 def log_topic(project: str, model: str) -> str:
     """Returns the topic of predictions and labels, from which samples are joined."""

@@ -88,29 +88,30 @@ def routes(api: Api) -> APIRouter:
         if "inference-header-content-length" in request.headers:
             raise _bad("the binary tensor extension is not supported; send the tensors as JSON")
         body = await read_body(request.scope, request.receive, api.settings.max_body_bytes)
-        try:
-            wanted = _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _bad(str(error)) from error
+        wanted = _request(asking.model, body)
         if [one.name for one in wanted.inputs] == [EVENT]:
             predictions = await _events(asking, wanted.inputs[0], api.settings.max_batch)
         else:
             predictions = _vectors(api, asking.model, wanted.inputs)
-        outputs = _outputs(asking.model, predictions)
+        version = predictions[0].version if predictions else api.feed.predictor(model).version
         names = {one.name for one in wanted.outputs}
-        unknown = names - {one["name"] for one in outputs}
-        if unknown:
-            raise _bad(f"there is no output {min(unknown)!r}")
-        answer: dict[str, Any] = {
-            "model_name": model,
-            "model_version": str(
-                predictions[0].version if predictions else api.feed.predictor(model).version
-            ),
-            "outputs": [one for one in outputs if not names or one["name"] in names],
-        }
+        outputs = [one for one in _outputs(asking.model, predictions) if not names or one["name"] in names]
+        answer = {"model_name": model, "model_version": str(version), "outputs": outputs}
         return json(answer if wanted.id is None else {"id": wanted.id, **answer})
 
     return router
+
+
+def _request(model: Model, body: bytes) -> InferenceRequest:
+    try:
+        wanted = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad(str(error)) from error
+    known = [one["name"] for one in _outputs(model, [])]
+    for one in wanted.outputs:
+        if one.name not in known:
+            raise _bad(f"there is no output {one.name!r}; there is {', '.join(known)}")
+    return wanted
 
 
 async def _events(asking: Asking, given: InputTensor, most: int) -> list[Prediction]:

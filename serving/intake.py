@@ -81,7 +81,7 @@ class Intake:
         try:
             items = self._split.decode(raw)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise bad_field("", str(error)) from error
+            raise self.refusal(EventRefused("undecodable", str(error)), raw=raw) from error
         if len(items) > self._most:
             raise bad_field("", f"a batch may have {self._most} items, this one has {len(items)}")
         return [self.one(bytes(item), f"[{k}]") for k, item in enumerate(items)]

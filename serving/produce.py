@@ -9,13 +9,11 @@ from typing import Any
 from features.errors import EventRefused
 from features.source import Source
 from models.project import Project
+from models.topics import SENT
 
 from .intake import Incoming, Intake
 from .metrics import Metrics
 from .ports import Outbox
-
-SENT = "headrace-sent"
-"""The header with the time at which a record was sent: from it the worker tells how fresh features are."""
 
 
 class Produce:

@@ -31,7 +31,10 @@ def tensor(
     kinds = _KINDS.get(datatype)
     if kinds is None:
         raise _bad(f"{name} has the unknown datatype {datatype!r}")
-    flat = list(_flat(data))
+    try:
+        flat = list(_flat(data))
+    except RecursionError as error:
+        raise _bad(f"{name} is nested too deep") from error
     if prod(shape) != len(flat):
         raise _bad(f"{name} has the shape {list(shape)} and {len(flat)} elements")
     for k, value in enumerate(flat):

@@ -164,4 +164,5 @@ class Admin:
         self._why = error.str()
 
     def _unreachable(self, what: str, error: KafkaException) -> BrokerUnreachable:
+        self._client.poll(0)  # what the connections said comes by callback
         return BrokerUnreachable(self._bootstrap, what, self._why or error.args[0].str())

@@ -63,7 +63,7 @@ class Context:
     )  # newest freshnesses, in milliseconds
 
     async def patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Does something until the other side is there; a worker without its store or broker pauses, it does not end."""
+        """Does something until the other side is there: a worker without its store or broker pauses."""
         pause, told = 0.05, False
         while True:
             try:

@@ -1,7 +1,7 @@
 """The engine: every stage of a worker, driven by polls.
 
-Sources that the worker owns are folded in the order of event time while there is a backlog, so that no state runs further
-ahead of a waiting request than it can answer for. Learners and joins go on beside them.
+Sources that the worker owns are folded in the order of event time while there is a backlog, so that no state runs
+further ahead of a waiting request than it can answer for. Learners and joins go on beside them.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Engine:
     ) -> Mapping[Partition, int]:
         """Claims partitions and returns where to read each from."""
         resume: dict[Partition, int] = {}
+        self.stages = {}  # a claim that was cut short may have left some
         for partition in sorted(partitions):
             stages = await self._claim(partition, bounds[partition])
             self.stages[partition] = stages
@@ -141,7 +142,10 @@ class Engine:
         for partition, stages in self.stages.items():
             for stage in stages:
                 if isinstance(stage, FoldStage):
-                    stage.ended = flow is None or stage.read >= flow.highwater(partition)
+                    # the last offset may hold a transaction's marker, which no poll brings
+                    stage.ended = flow is None or (
+                        max(stage.read, flow.position(partition)) >= flow.highwater(partition)
+                    )
 
     async def _fold(self) -> bool:
         """Folds what every partition has up to one event time; the partitions wait for their outputs side by side."""

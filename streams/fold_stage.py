@@ -11,9 +11,10 @@ from features.clock import NEVER
 from features.group import Batch, FoldGroup, Prepared
 from features.partition import partition_of
 from features.source import Source
-from features.store import Group, Position
+from features.store import NO_TOPIC, Group, Position
 from models.records import LabelRecord, ProgressRecord, encode_record
 from models.spec import Model
+from models.topics import SENT
 
 from .context import Context
 from .deadletter import dead_letter
@@ -21,7 +22,6 @@ from .log import Partition
 from .producer import Outgoing
 from .stage import Rewound, Stage
 
-SENT = "headrace-sent"  # header: when the producer sent the record, in milliseconds
 _END = 1 << 62
 SLICE = 2_000  # records folded at a time
 
@@ -101,9 +101,11 @@ class FoldStage(Stage):
         if missing:
             store = self.context.store
             found = await self.context.patiently("read states", lambda: store.read({self.group: missing}))
-            stored = found[self.group].position
-            if stored is None or stored.next != self.fold.position.next:
-                self._rewind(stored or self.position)
+            stored = found[self.group].position or Position.start(NO_TOPIC)
+            expected = self.fold.position.next
+            if stored.next != expected or stored.token != self.position.token:
+                self.fold.drop(stored)
+                self.moved(stored, expected)
             self.fold.load(missing, found[self.group].values)
         done = 0
         before = Counter(self.fold.counts)
@@ -114,7 +116,8 @@ class FoldStage(Stage):
             try:
                 await self.commit(part.start, part.end, part.writes)
             except Rewound:
-                self._rewind(self.position)
+                self.fold.drop(self.position)
+                raise
             self._fresh(raw)
         self._count(len(records), before)
         return batch
@@ -123,11 +126,6 @@ class FoldStage(Stage):
         """Forgets what was read beyond the position."""
         self.inbox.clear()
         self.read = self.fold.position.next
-
-    def _rewind(self, position: Position) -> None:
-        self.position = position
-        self.fold.drop(position)
-        raise Rewound
 
     def _outputs(self, part: Batch, raw: Sequence[Any]) -> list[Outgoing]:
         out: list[Outgoing] = []
@@ -146,8 +144,7 @@ class FoldStage(Stage):
                 )
                 self.context.metrics.dead_letters.labels(self.partition.topic, prepared.refused.reason).inc()
             else:
-                for model in self.labelled:
-                    out.append(self._label(model, prepared))
+                out.extend(self._label(model, prepared) for model in self.labelled)
         if part.end.clock != NEVER:
             for model in (*self.labelled, *self.clocked):
                 out.extend(self._progress(model, part.end))

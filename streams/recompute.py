@@ -1,7 +1,7 @@
 """Recomputing logged predictions from the log alone: the fold up to each one's `as_of`, the vector, the score.
 
-Nothing is taken from the store. Each group's log is read forward once for a chunk of predictions; a prediction that needs
-an earlier prefix than the reading has reached is kept for another pass.
+Nothing is taken from the store. Each group's log is read forward once for a chunk of predictions; a prediction that
+needs an earlier prefix than the reading has reached is kept for another pass.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Recompute:
                 self._lost[group.name] = f"the log of {group.name} begins at {earliest}"
 
     def vectors(self, predictions: Iterator[PredictionRecord]) -> Iterator[Recomputed]:
-        """Yields every prediction with its vector; the order is that of the log, but for those kept for another pass."""
+        """Yields every prediction with its vector, in the order of the log but for those kept for another pass."""
         while True:
             later: list[PredictionRecord] = []
             chunk: list[PredictionRecord] = []

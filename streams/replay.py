@@ -1,7 +1,7 @@
 """Replay: the handlers of the worker over records in memory, without broker or store.
 
-It is the run that a worker without any lag would have made: sources are merged by event time, and at equal instants what
-only informs comes before what is asked. The vectors are those of the worker at the same prefix, by the same code.
+It is the run that a worker without any lag would have made: sources are merged by event time, and at equal instants
+what only informs comes before what is asked. The vectors are those of the worker at the same prefix, by the same code.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ class ScoreStage(Stage):
     async def _states(
         self, wanted: Mapping[Group, Sequence[str]], places: Sequence[Sequence[Place]]
     ) -> tuple[dict[str, State | None], dict[Group, int]]:
-        """Returns the states behind requests: from the folds of this process where they hold them, else from the store."""
+        """Returns the states behind requests: from the folds of this process where they hold them, or the store."""
         states: dict[str, State | None] = {}
         positions: dict[Group, int] = {}
         rest: dict[Group, list[str]] = {}
@@ -195,6 +195,13 @@ class ScoreStage(Stage):
             store = self.context.store
             found = await self.context.patiently("read states", lambda: store.read(rest))
             read, at = decode_reads(places, rest, found)
+            moved = [group for group in rest if positions.get(group, at[group]) != at[group]]
+            if moved:  # the store was rewound, or has another owner: what is cached is of another prefix
+                whole = {group: list(wanted[group]) for group in moved}
+                found = await self.context.patiently("read states", lambda: store.read(whole))
+                again, then = decode_reads(places, whole, found)
+                read.update(again)
+                at.update(then)
             states.update(read)
             positions.update(at)
         return states, positions

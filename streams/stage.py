@@ -1,7 +1,7 @@
 """A stage: one reader of one partition, with a position of its own.
 
-Several stages can read one partition (the fold and the scorer of a source do). Each takes what lies beyond its position;
-the worker reads from the smallest.
+Several stages can read one partition (the fold and the scorer of a source do). Each takes what lies beyond its
+position; the worker reads from the smallest.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from features.store import Group, Position, Status, Writes
+from features.errors import StoreError
+from features.store import NOBODY, Group, Position, Status, Writes
 
 from .context import Context
 from .log import Partition
@@ -19,7 +20,7 @@ from .log import Partition
 log = logging.getLogger("headrace.worker")
 
 
-class Rewound(Exception):  # noqa: N818 - not an error: the stage goes on from where the store stands
+class Rewound(Exception):
     """The store stands elsewhere; whoever drives the stage reads on from its position."""
 
 
@@ -81,20 +82,29 @@ class Stage:
         if answer.status is Status.DUPLICATE and answer.position.token == end.token:
             self.position = end
             return
-        if answer.status is Status.FENCED or answer.position.token != end.token:
-            self.fenced = True
-            context.metrics.fenced.labels(topic).inc()
-            log.warning(
-                "%s%s: another worker has taken over",
-                self.group.name,
-                f" ({self.reader})" if self.reader else "",
+        self.moved(answer.position, start.next)
+
+    def moved(self, stored: Position, expected: int) -> NoReturn:
+        """Goes on from where the store stands, unless another owner does.
+
+        Raises:
+            Rewound: always.
+            StoreError: the store has no position any more.
+        """
+        name = self.group.name + (f" ({self.reader})" if self.reader else "")
+        if stored.token == NOBODY:
+            raise StoreError(
+                f"the store holds nothing of {name} any more",
+                why="it was emptied while the worker ran",
+                fix="restart the worker: it folds the log again from its start",
             )
+        if stored.token != self.position.token:
+            self.fenced = True
+            self.context.metrics.fenced.labels(self.partition.topic).inc()
+            log.warning("%s: another worker has taken over", name)
         else:
             log.warning(
-                "%s: the store stands at %d, not at %d: reading on from there",
-                self.group.name,
-                answer.position.next,
-                start.next,
+                "%s: the store stands at %d, not at %d: reading on from there", name, stored.next, expected
             )
-        self.position = answer.position
+        self.position = stored
         raise Rewound

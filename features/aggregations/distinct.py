@@ -68,7 +68,7 @@ class Distinct(Aggregation[int]):
 
     def thaw(self, frozen: tuple[int, list[tuple[int, int]]]) -> Sample:
         """Returns the sample of its sorted form."""
-        return (frozen[0], {x: t for x, t in frozen[1]})
+        return (frozen[0], dict(frozen[1]))
 
 
 def _sampled(level: int, seen: dict[int, int]) -> Sample:

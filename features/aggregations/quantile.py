@@ -80,7 +80,7 @@ class Quantile(Aggregation[float | None]):
 
     def thaw(self, frozen: list[tuple[int, int]]) -> Buckets:
         """Returns the buckets of their sorted form."""
-        return {bucket: count for bucket, count in frozen}
+        return dict(frozen)
 
 
 def bucket_of(x: float) -> int:

@@ -20,8 +20,8 @@ Heavy = tuple[int, dict[str, int]]  # by how much a count can be too low, and th
 class TopK(Aggregation[tuple[tuple[V, int], ...]], Generic[V]):
     """The k most frequent values with their counts, most frequent first, ties in the order of the values.
 
-    Empty where there is no event; a missing value does not count. Exact over events that are kept one by one; over older
-    ones the counters of Misra and Gries (1982), merged as Agarwal et al. (2012) show, are at most `n/65` too low.
+    Empty where there is no event; a missing value does not count. Exact over events that are kept one by one; over
+    older ones the counters of Misra and Gries (1982), merged as Agarwal et al. (2012) show, are at most `n/65` too low.
     As inputs of a model its slots are value 1, count 1, value 2, count 2, ...
     """
 
@@ -87,4 +87,4 @@ class TopK(Aggregation[tuple[tuple[V, int], ...]], Generic[V]):
 
     def thaw(self, frozen: tuple[int, list[tuple[str, int]]]) -> Heavy:
         """Returns the counters of their sorted form."""
-        return (frozen[0], {x: n for x, n in frozen[1]})
+        return (frozen[0], dict(frozen[1]))

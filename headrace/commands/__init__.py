@@ -1,1 +1,1 @@
-"""The commands, one a module; each has `register`. What takes long to import is imported when a command runs."""
+"""The commands, a module each, with `register`. What takes long to import is imported when a command runs."""

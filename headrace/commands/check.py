@@ -89,7 +89,7 @@ def _show(told: dict[str, Any]) -> None:
         if model.get("pending"):
             p = model["pending"]
             facts["waiting predictions"] = (
-                f"{p['per_second']:g}/s x {p['horizon']} x {p['bytes_each']} B = {size(p['bytes_total'])} in Redis"
+                f"{p['per_second']:g}/s x {p['horizon']} x {p['bytes_each']} B = {size(p['bytes_total'])}, in Redis"
             )
         pairs(f"Model {model['name']}", facts)
         table(

@@ -27,7 +27,10 @@ def doctor(
     redis: Redis = None,
     json: Json = False,
 ) -> None:
-    """Look at Python, packages, Kafka, Redis, ports and a project, and say what to do. Exits 1 where something is wrong."""
+    """Look at Python, packages, Kafka, Redis, ports and a project, and say what to do.
+
+    Exits 1 where something is wrong.
+    """
     from ..doctor import examine
 
     findings = examine(settings(kafka=kafka, redis=redis), file)

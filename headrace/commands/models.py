@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def list_models(
     file: File, kafka: Kafka = None, redis: Redis = None, secret: Secret = None, json: Json = False
 ) -> None:
-    """Show every model: its task, its newest version with digest, and how well it does beside its baseline."""
+    """Show every model: its task, its newest version with digest, and how well it does beside a baseline."""
     from ..opening import open_project
 
     loaded = open_project(file, check_learners=False)

@@ -31,7 +31,7 @@ def produce(
     kafka: Kafka = None,
     json: Json = False,
 ) -> None:
-    """Send a file of events to a source's topic, keyed and timed as the project declares, and wait for the broker."""
+    """Send a file of events to a source's topic, keyed and timed as declared, and wait for the broker."""
     from ..opening import open_project
     from ..producing import produce as send
     from ..reading import count_of, events_of

@@ -55,7 +55,7 @@ def replay(
 ) -> None:
     """Run files of events through the project as a worker without lag would, and write what each request got.
 
-    With --as-of logged, write the vectors of the logged predictions instead, each at the positions it was made at.
+    With --as-of logged, write the vectors of the logged predictions instead, each at its positions.
     """
     if as_of not in (None, "logged"):
         raise UsageRefused(f"--as-of cannot be {as_of!r}", fix="write --as-of logged, or leave it out")

@@ -30,7 +30,10 @@ def apply(
     kafka: Kafka = None,
     json: Json = False,
 ) -> None:
-    """Create the topics that a project needs, and tell how those that exist differ. Exits 1 where one cannot be used."""
+    """Create the topics that a project needs, and tell how those that exist differ.
+
+    Exits 1 where one cannot be used.
+    """
     from ..opening import open_project
     from ..topics import apply as make
 

@@ -54,7 +54,7 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Run a worker: fold events, score requests, join labels, learn. SIGTERM and Ctrl-C end it in good order."""
+    """Run a worker: fold events, score requests, join labels, learn. SIGTERM and Ctrl-C end it well."""
     unknown = [name for name in role or [] if name not in _ROLES]
     if unknown:
         raise UsageRefused(f"there is no role {unknown[0]!r}", fix=f"use one of {', '.join(_ROLES)}")

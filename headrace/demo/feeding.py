@@ -19,8 +19,9 @@ from .asking import Caller
 from .generator import Payment, Verdict
 from .timeline import Timeline
 
-_BEAT = 0.1  # seconds between two looks at what is due: the embedded broker gives a reader one batch at a time
-_BATCH = 2_000
+_BEAT = (
+    0.1  # seconds between two looks at what is due: the embedded broker gives a reader one batch at a time
+)
 ASKED = 25  # every so many payments the API is asked as well
 
 
@@ -53,6 +54,8 @@ class Feeder:
         """Acknowledged events, by topic."""
         self.newest = timeline.start
         """Event time of the newest of them."""
+        self.held = True
+        """Whether time stands still, since the worker is not there yet or has too much before it."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sends events until it is told to stop.
@@ -60,21 +63,24 @@ class Feeder:
         Raises:
             StreamsError: Kafka does not take them.
         """
-        began = time.monotonic()
+        elapsed, then = 0.0, time.monotonic()
         upcoming = next(self._town)
         while not stop.is_set():
-            due = self._timeline.inner(time.monotonic() - began)
-            batch: list[Outgoing] = []
+            await _pause(stop, _BEAT)
+            before, then = then, time.monotonic()
+            if self.held:
+                continue
+            elapsed += then - before
+            due = self._timeline.inner(elapsed)
             now = time.time_ns() // 1_000_000
-            while upcoming.t <= due and len(batch) < _BATCH:
+            batch: list[Outgoing] = []
+            while upcoming.t <= due:
                 batch.append(self._outgoing(upcoming, now))
                 upcoming = next(self._town)
             await self._producer.send(batch)
             self.sent.update(outgoing.topic for outgoing in batch)
             if batch:
                 self.newest = batch[-1].timestamp_ms
-            if len(batch) < _BATCH:
-                await _pause(stop, _BEAT)
 
     def _outgoing(self, event: Payment | Verdict, now: int) -> Outgoing:
         t = self._timeline.stamp(event.t)

@@ -1,10 +1,11 @@
 """A town that pays by card, and the frauds in it: an endless iterator of events in time order, the same for one seed.
 
-Customers and terminals stand on a square of 100 by 100; a customer uses the terminals within a radius of 5. Each has a
-mean amount of its own, U(5, 100), with half of it as standard deviation, and a mean number of payments a day, U(0, 4);
-the second of the day is Normal(43200, 20000), inside the day. Three kinds of fraud: every amount over 220; all payments
-at two terminals drawn each day, for 28 days; and a third of the payments of three customers drawn each day, for 14 days,
-with five times the amount. What a payment was becomes known later: always for a fraud, sometimes for a genuine one.
+Customers and terminals stand on a square of 100 by 100; a customer uses the terminals within a radius of 5. Each has
+a mean amount of its own, U(5, 100), with half of it as standard deviation, and a mean number of payments a day,
+U(0, 4); the second of the day is Normal(43200, 20000), inside the day. Three kinds of fraud: every amount over 220;
+all payments at two terminals drawn each day, for 28 days; and a third of the payments of three customers drawn each
+day, for 14 days, with five times the amount. What a payment was becomes known later: always for a fraud, sometimes for
+a genuine one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The processes of the demo: broker, store, worker and API, started in order and ended in reverse, with nothing left."""
+"""The processes of the demo: broker, store, worker and API, started in order and ended in reverse."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from streams.embedded import EmbeddedKafka
 from streams.metrics import Metrics
 
 from ..compose import serve, work
-from ..errors import ServiceFailed
+from ..errors import FAILURES, ServiceFailed, told
 from ..exporting import exported
 from ..loading import Loaded
+from ..output import failure
 
 PARTITIONS = 2  # of each source: this machine may have two cores
 SESSION = (
@@ -70,8 +71,8 @@ class House:
 def house(loaded: Loaded, folder: Path, port: int | None) -> Iterator[House]:
     """Starts everything on loopback ports and ends it.
 
-    Processes are forks: what takes seconds to import is there at once, and is held in memory once. So this must be called
-    from the main thread, before there are others.
+    Processes are forks: what takes seconds to import is there at once, and is held in memory once. So this must be
+    called from the main thread, before there are others.
 
     Args:
         loaded: the project.
@@ -145,7 +146,11 @@ def _child(parent: int, log: Path, program: Callable[[], None]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    program()
+    try:
+        program()
+    except FAILURES as error:
+        failure(told(error))
+        sys.exit(1)
 
 
 def _told(pipe: Connection, process: ForkProcess, folder: Path) -> str:
@@ -184,7 +189,7 @@ def _ended(process: ForkProcess, folder: Path) -> ServiceFailed:
 
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(lines[-8:]) or "it said nothing"
+    return "\n".join(lines[-12:]) or "it said nothing"
 
 
 def _port(port: int | None) -> int:

@@ -36,13 +36,17 @@ MODEL = "fraud"
 BACK = 180 * DAY
 SPEED = DAY / 4  # six hours a second: the town's thousand payments a day make 250 a second
 LIVE = SPEED / 25  # 10 payments a second once the present is reached
+_START = 60.0
 _CATCH_UP = 60.0
+_LOOK = 0.5  # seconds between two looks at the worker
+_MOST_LAG = 2_000  # records; the embedded broker forgets what is further behind
+_STALE = 4_000  # milliseconds without a word of the worker
 _SPOOLED = 1 << 30  # bytes of the log that are kept on disk
 _EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "payments.py"
 _TEMPLATE = Path(__file__).with_name("payments.py.tmpl")
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: someone has seen enough
+class Interrupted(Exception):
     """Ctrl-C or SIGTERM, before there was anything to show."""
 
 
@@ -108,19 +112,26 @@ async def _feed(
     over = asyncio.Event()
     feeding = asyncio.create_task(feeder.run(over))
     stopped = asyncio.create_task(stop.wait())
-    until = None if seconds is None else time.monotonic() + seconds
+    until: float | None = None
+    begun = time.monotonic()
     board = Board(told)
     try:
         with board:
             while until is None or time.monotonic() < until:
-                left = 1.0 if until is None else min(1.0, max(0.0, until - time.monotonic()))
+                if until is None and seconds is not None and not feeder.held:
+                    until = time.monotonic() + seconds
+                left = _LOOK if until is None else min(_LOOK, max(0.0, until - time.monotonic()))
                 await asyncio.wait([feeding, stopped], timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if feeding.done():
                     feeding.result()
                 if stopped.done():
                     return False
                 home.check()
-                board.show(status_line(await _status(store), feeder, MODEL))
+                status = await _status(store)
+                feeder.held = _behind_by(status) > _MOST_LAG
+                if status is None and time.monotonic() - begun > _START:
+                    raise _silent()
+                board.show(status_line(status, feeder, MODEL))
         return True
     finally:
         over.set()
@@ -170,6 +181,22 @@ def _reached(status: Mapping[str, Any], ends: Mapping[Partition, int]) -> bool:
     for name, facts in status["groups"].items():
         stages.setdefault(name.partition("@")[0], []).append(facts["next"])
     return all(min(stages.get(f"{p.topic}/{p.number}", [0])) >= end for p, end in ends.items())
+
+
+def _silent() -> ServiceFailed:
+    return ServiceFailed(
+        f"the worker of the demo did not come up within {_START:.0f} s",
+        where="process worker",
+        why="it has not said anything yet",
+        fix="try again; a busy machine may take longer",
+    )
+
+
+def _behind_by(status: Mapping[str, Any] | None) -> int:
+    """Returns how many records the worker has before it; very many while it says nothing."""
+    if status is None or time.time_ns() // 1_000_000 - status["at_ms"] > _STALE:
+        return 1 << 62
+    return sum(facts["lag"] for facts in status["groups"].values())
 
 
 def _behind(status: Mapping[str, Any] | None) -> ServiceFailed:

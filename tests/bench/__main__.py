@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import worker
+from tests.bench import api, worker
 from tests.bench.goal import Goal, goals_table
 
 

@@ -1,6 +1,6 @@
 """The control of the worker's benchmark: consume and decode, and nothing else.
 
-    python -m tests.bench.bare_loop BOOTSTRAP EVENTS PROGRESS
+Run as `python -m tests.bench.bare_loop BOOTSTRAP EVENTS PROGRESS`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The peer of the worker's benchmark: stock Faust, in its best idiom for twelve aggregates.
 
-    python -m tests.bench.faust_table BOOTSTRAP APP PROGRESS
+Run as `python -m tests.bench.faust_table BOOTSTRAP APP PROGRESS`.
 
-One table with one packed record a key, so that an event costs one read and one write of a table instead of twelve. The
-windows are tumbling, kept in the record: that is what a table can keep in one value. The decoder is ours (msgspec, on raw
-bytes), which is faster than Faust's models.
+One table with one packed record a key, so that an event costs one read and one write of a table instead of twelve.
+The windows are tumbling, kept in the record: that is what a table can keep in one value. The decoder is ours
+(msgspec, on raw bytes), which is faster than Faust's models.
 
-What is set beyond the defaults, as Faust's own reference advises for speed: uvloop, `cython_optimizations`, the in-memory
-store. The changelog is as it comes: without it a table does not survive a restart.
+What is set beyond the defaults, as Faust's own reference advises for speed: uvloop, `cython_optimizations`, the
+in-memory store. The changelog is as it comes: without it a table does not survive a restart.
 """
 
 from __future__ import annotations
@@ -71,7 +71,6 @@ def _app(bootstrap: str, name: str, progress: Progress) -> Any:
         partitions=PARTITIONS,
         default=lambda: _EMPTY,
     )
-    table.key_serializer = table.value_serializer = "raw"  # a table has no argument for it, and JSON is slower
     decode = msgspec.json.Decoder(Payment).decode
 
     async def fold(stream: Any) -> None:

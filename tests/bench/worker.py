@@ -65,7 +65,9 @@ class Bench:
             project = [str(Path(activity.__file__)), "--role", "features"]
             places = ["--kafka", self._kafka.bootstrap, "--redis", redis.url]
             with Side([*HEADRACE, "worker", *project, *places], self._core) as side:
-                measured = self._measure(side, lambda: runner.run(_committed(store, groups)), self._n, redis.pid)
+                measured = self._measure(
+                    side, lambda: runner.run(_committed(store, groups)), self._n, redis.pid
+                )
             runner.run(store.close())
         return measured
 
@@ -82,7 +84,14 @@ class Bench:
         progress = self._folder / f"progress-{self._runs}"
         counter = Progress(progress)
         second = str(n) if module == "bare_loop" else f"bench-faust-{self._runs}"
-        command = [sys.executable, "-m", f"tests.bench.{module}", self._kafka.bootstrap, second, str(progress)]
+        command = [
+            sys.executable,
+            "-m",
+            f"tests.bench.{module}",
+            self._kafka.bootstrap,
+            second,
+            str(progress),
+        ]
         with Side(command, self._core) as side:
             return self._measure(side, counter, n, None)
 
@@ -101,7 +110,9 @@ class Bench:
             moved = now if done > before else moved
             side.check()
             if now - moved > _STALLED:
-                raise SideFailed(f"no progress beyond {done} of {n} events for {_STALLED:.0f} s\n{side.said()}")
+                raise SideFailed(
+                    f"no progress beyond {done} of {n} events for {_STALLED:.0f} s\n{side.said()}"
+                )
             time.sleep(_LOOK)
 
     def _broker(self) -> float:
@@ -112,36 +123,53 @@ class Bench:
 def run(console: Console, n: int = EVENTS, rounds: int = ROUNDS) -> list[Goal]:
     """Measures all sides in turn, round by round, and returns what P1 asks."""
     core, others = split_cores()
-    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder, beside(others):
-        with KafkaServer.start(Path(folder) / "kafka") as kafka:
-            kafka.create_topic(_TOPIC, PARTITIONS, {"retention.ms": "-1"})
-            console.print(f"worker: writing {n:,} events")
-            produce(kafka.bootstrap, _TOPIC, n)
-            bench = Bench(kafka, Path(folder), core, n)
-            ours, bare, faust = [], [], []
-            for number in range(1, rounds + 1):
-                ours.append(bench.headrace())
-                bare.append(bench.bare())
-                faust.append(bench.faust())
-                rates = ", ".join(f"{figure(side[-1].rate)}" for side in (ours, bare, faust))
-                console.print(f"worker: round {number} of {rounds}: {rates} events/CPU-s (ours, bare, Faust)")
+    with (
+        tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
+        beside(others),
+        KafkaServer.start(Path(folder) / "kafka") as kafka,
+    ):
+        kafka.create_topic(_TOPIC, PARTITIONS, {"retention.ms": "-1"})
+        console.print(f"worker: writing {n:,} events")
+        produce(kafka.bootstrap, _TOPIC, n)
+        bench = Bench(kafka, Path(folder), core, n)
+        ours, bare, faust = [], [], []
+        for number in range(1, rounds + 1):
+            ours.append(bench.headrace())
+            bare.append(bench.bare())
+            faust.append(bench.faust())
+            rates = ", ".join(f"{figure(side[-1].rate)}" for side in (ours, bare, faust))
+            console.print(f"worker: round {number} of {rounds}: {rates} events/CPU-s (ours, bare, Faust)")
     console.print(_table({"headrace worker": ours, "bare loop": bare, "Faust table": faust}))
-    rates = [each.rate for each in ours]
     return [
-        Goal("P1 events/CPU-s against consume and decode", rates, [each.rate for each in bare], 0.2),
-        Goal("P1 events/CPU-s against a Faust table", rates, [each.rate for each in faust], 50.0),
+        Goal("P1 events/CPU-s against consume and decode", _rates(ours), _rates(bare), 0.2),
+        Goal("P1 events/CPU-s against a Faust table", _rates(ours), _rates(faust), 50.0),
     ]
+
+
+def _rates(runs: list[Run]) -> list[float]:
+    return [each.rate for each in runs]
 
 
 def _table(sides: dict[str, list[Run]]) -> Table:
     table = Table(title="The worker: medians of the rounds, after the warm-up")
-    for name in ("side", "events", "events/CPU-s", "own us/event", "Redis us/event", "broker us/event", "events/s"):
+    for name in (
+        "side",
+        "events",
+        "events/CPU-s",
+        "own us/event",
+        "Redis us/event",
+        "broker us/event",
+        "events/s",
+    ):
         table.add_column(name, justify="left" if name == "side" else "right")
     for side, runs in sides.items():
         columns = (
             [float(each.events) for each in runs],
-            [each.rate for each in runs],
-            *([1e6 * cpu / each.events for each, cpu in zip(runs, cpus, strict=True)] for cpus in _cpus(runs)),
+            _rates(runs),
+            *(
+                [1e6 * cpu / each.events for each, cpu in zip(runs, cpus, strict=True)]
+                for cpus in _cpus(runs)
+            ),
             [each.events / each.wall for each in runs],
         )
         table.add_row(side, *(figure(median(column)) for column in columns))

@@ -1,6 +1,7 @@
 """What the documented semantics say, computed the slow way: loops over the raw list of events.
 
-It shares nothing with the code under test: no import, no incremental state, exact arithmetic by `Fraction` and `fsum`.
+It shares nothing with the code under test: no import, no incremental state, exact arithmetic by `Fraction`
+and `fsum`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MINUTE = 60_000
 
 @dataclass(frozen=True)
 class Event:
-    """One event of one entity; `tie` orders events of one instant, `partition` those of several partitions."""
+    """One event of one entity; `tie` orders those of one instant, `partition` those of several partitions."""
 
     t: int
     tie: int
@@ -66,7 +67,7 @@ class Wanted:
 
 
 def kept(x: Any) -> Any:
-    """A value as the state keeps it: numbers as multiples of 2^-128, cut towards zero, without a minus zero."""
+    """A value as the state keeps it: floats as multiples of 2^-128, cut towards zero, never minus zero."""
     return _cut(x) if isinstance(x, float) else x
 
 
@@ -129,10 +130,10 @@ def members(events: Sequence[Event], window: Window, t: int) -> list[Event]:
 
 
 def began_at(since: str, tz: str, t: int) -> int:
-    """When the local hour, day, week, month or year of `t` began, found by walking through UTC: no calendar arithmetic.
+    """When the local hour, day, week, month or year of `t` began, found by walking through UTC.
 
-    An hour began at the minute where the clock showed :00 or jumped past it. The others began at the first minute of
-    the period's label: a clock set back over midnight does not begin a day anew.
+    An hour began at the minute where the clock showed :00 or jumped past it. The others began at the first
+    minute of the period's label: a clock set back over midnight does not begin a day anew.
     """
     zone = ZoneInfo(tz)
     minute = t - t % MINUTE
@@ -225,7 +226,7 @@ def _top(xs: list[Any], k: int) -> tuple[tuple[str, int], ...]:
 
 
 def decayed(timed: Sequence[tuple[int, float]], end: int, half_life: int) -> float:
-    """The sum of x * 2^((t - end) / h): fractions of the exponent rounded once, everything else exact until the end.
+    """The sum of x * 2^((t - end) / h): fractions of the exponent are rounded once, the rest is exact.
 
     Whole half-lives are powers of two; the sums of those 128 and more below the newest are dropped.
     """

@@ -221,8 +221,8 @@ def bench(
 # values
 
 AMOUNTS = (
-    0.0, -0.0, 1.0, -1.0, 0.1, 0.2, 0.3, -0.1, 1e-30, -1e-30, 3e-39, -3e-39, 2.0**-128, 1.75 * 2.0**-75, 1e27, -1e27,
-    1e16, 5e-324, 2.5, 19.99, 1234.56, 7.0, 1 / 3,
+    0.0, -0.0, 1.0, -1.0, 0.1, 0.2, 0.3, -0.1, 1e-30, -1e-30, 3e-39, -3e-39, 2.0**-128, 1.75 * 2.0**-75, 1e27,
+    -1e27, 1e16, 5e-324, 2.5, 19.99, 1234.56, 7.0, 1 / 3,
 )  # fmt: skip
 
 amounts = st.one_of(
@@ -296,7 +296,7 @@ def short_histories(draw: st.DrawFn) -> History:
 
 @st.composite
 def long_histories(draw: st.DrawFn, most: int = 450) -> History:
-    """Up to `most` events from a seed: enough for many blocks, splits and events that have left every window."""
+    """Up to `most` events from a seed: enough for many blocks, splits and events that left all windows."""
     seed = draw(st.integers(0, 1 << 32))
     r = random.Random(seed)
     n = draw(st.sampled_from([k for k in (63, 64, 65, 66, 130, 200, 450) if k <= most]))

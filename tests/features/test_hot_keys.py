@@ -22,7 +22,7 @@ from .strategies import Bench, Payment, bench, random_payment
 EXACT = (
     Wanted("Count"), Wanted("TimeSinceFirst"), Wanted("DecayedCount", parameter=5000),
     Wanted("DecayedSum", "fee", 700),
-    *(Wanted(name, c) for name in ("Sum", "Mean", "Min", "Max", "Variance") for c in ("amount", "fee", "units")),
+    *(Wanted(name, c) for name in ("Sum", "Mean", "Min", "Max", "Variance") for c in ("amount", "fee")),
     *(Wanted(name, c) for name in ("First", "Last") for c in ("amount", "note")), Wanted("LastK", "fee", 5),
 )  # fmt: skip
 WIDTHS = (40, 1000, 7777, 60_000, 400_000)
@@ -72,8 +72,8 @@ def test_hot_histories_here_lose_nothing() -> None:
     assert b.differences(b.reader.read([state], state.newest, None), known(b, arrivals), state.newest) == []
 
 
-@given(seed=st.integers(0, 1 << 32), n=st.integers(CAPACITY + 1, 4000), ahead=st.integers(-399, 70_000))
-@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1 << 32), n=st.integers(CAPACITY + 1, 2500), ahead=st.integers(-399, 70_000))
+@settings(max_examples=8, deadline=None)
 def test_values_are_exact_where_the_bound_is_zero_and_counts_within_it_elsewhere(
     seed: int, n: int, ahead: int
 ) -> None:
@@ -110,8 +110,8 @@ def test_the_bound_is_at_most_the_events_of_one_cell_at_either_edge(n: int) -> N
         assert row.bounds.get(f"f{k}", 0) <= most
 
 
-@given(seed=st.integers(0, 1 << 32), n=st.integers(CAPACITY + 1, 3000))
-@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1 << 32), n=st.integers(CAPACITY + 1, 1500))
+@settings(max_examples=6, deadline=None)
 def test_lifetime_values_are_exact_for_hot_keys(seed: int, n: int) -> None:
     b = bench([oracle.Lifetime(0), oracle.Lifetime(75), oracle.Sliding(10**9)], lateness=400, wanted=EXACT)
     arrivals = steady(seed, n, jitter=400)
@@ -132,14 +132,14 @@ ALL = (
     step=st.sampled_from((1, 40, 400)),
     lateness=st.sampled_from((50, 400, 100_000)),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_replays_with_restarts_end_in_the_same_bytes(seed: int, step: int, lateness: int) -> None:
     windows = (*WINDOWS, oracle.Lifetime(0), oracle.Lifetime(50, 100))
     b = bench(windows, lateness=lateness, wanted=ALL)
     r = random.Random(seed)
     arrivals = [
         msgspec.structs.replace(p, note=f"n{int(r.paretovariate(0.5)) % 3000}")
-        for p in steady(seed, 2000, step=step, jitter=400)
+        for p in steady(seed, 1500, step=step, jitter=400)
     ]
     restarted, uninterrupted = folded_with_restarts(b, arrivals, seed), b.folded(arrivals)
 
@@ -282,7 +282,7 @@ def times_of(state: State) -> Iterator[int]:
 
 
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_exact_events_stay_in_order_and_within_the_capacity(seed: int) -> None:
     b = bench([oracle.Sliding(10**5)], lateness=4000, wanted=[Wanted("Count")])
     state = State()

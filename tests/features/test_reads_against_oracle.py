@@ -39,7 +39,7 @@ def read_times(newest: int, history: History) -> st.SearchStrategy[int]:
 
 
 @given(data=st.data(), history=histories, revises=st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_reads_equal_the_oracle_after_any_history_with_restarts(
     data: st.DataObject, history: History, revises: bool
 ) -> None:
@@ -67,7 +67,7 @@ def test_reads_equal_the_oracle_after_any_history_with_restarts(
 
 
 @given(data=st.data(), history=histories)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_prefix_is_answered_exactly_at_any_time_within_the_lateness(
     data: st.DataObject, history: History
 ) -> None:
@@ -90,7 +90,7 @@ SOME = (
 
 
 @given(data=st.data(), history=histories, counted=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_own_event_counts_once_whether_folded_before_after_or_never(
     data: st.DataObject, history: History, counted: bool
 ) -> None:
@@ -122,7 +122,7 @@ def test_the_own_event_counts_once_whether_folded_before_after_or_never(
 
 
 @given(data=st.data(), history=histories)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_another_order_of_arrival_within_the_lateness_gives_the_same_reads(
     data: st.DataObject, history: History
 ) -> None:
@@ -144,7 +144,7 @@ def test_another_order_of_arrival_within_the_lateness_gives_the_same_reads(
 
 
 @given(data=st.data(), parts=st.lists(short_histories(), min_size=2, max_size=4), counted=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_partials_of_several_partitions_read_as_one_set(
     data: st.DataObject, parts: list[History], counted: bool
 ) -> None:
@@ -277,7 +277,7 @@ def test_a_read_before_the_lateness_is_flagged() -> None:
          "Australia/Lord_Howe", "Pacific/Apia", "Antarctica/Troll", "Antarctica/Casey")
     ),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_calendar_window_begins_with_its_local_period(t: int, since: str, tz: str) -> None:
     b = bench([oracle.Calendar(since, tz)], lateness=1000, wanted=[Wanted("Count")])
     began = oracle.began_at(since, tz, t)

@@ -65,8 +65,8 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def transaction(k: int, **changes: Any) -> Transaction:
     given = {
         "id": f"t{k}", "card": "c1", "terminal": f"m{k % 3}", "amount": 10.0 * (k + 1),
-        "fee": None if k % 2 else 0.25, "items": k, "country": "CH" if k % 4 else "DE", "latitude": 47.0, "longitude": 8.0 + k,
-        "at": START + timedelta(minutes=k), **changes,
+        "fee": None if k % 2 else 0.25, "items": k, "country": "CH" if k % 4 else "DE",
+        "latitude": 47.0, "longitude": 8.0 + k, "at": START + timedelta(minutes=k), **changes,
     }  # fmt: skip
     return Transaction(**given)
 
@@ -79,7 +79,14 @@ def assembled(event: Transaction, earlier: list[Transaction]) -> Assembled:
         plan = wanted.plan
         for offset, e in enumerate(earlier):
             if plan.key_of(e) == wanted.key(event) and (plan.keep is None or plan.keep(e)):
-                fold(plan, state, transactions.time_of(e), transactions.identify(e, offset), plan.extract(e), offset)
+                fold(
+                    plan,
+                    state,
+                    transactions.time_of(e),
+                    transactions.identify(e, offset),
+                    plan.extract(e),
+                    offset,
+                )
         states.append([state if state.n else None])
     return vector.assemble(event, t, states, [0] * len(states))
 

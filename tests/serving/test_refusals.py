@@ -70,8 +70,9 @@ async def test_a_bad_item_of_a_batch_is_named(served: Served, name: str) -> None
     answer = await served.client.post(URL, content=b"[" + body() + b"," + content + b"]")
     problem = answer.json()
     assert answer.status_code == 422
-    # what is no JSON at all spoils the array as a whole
-    assert problem["errors"][0]["field"] in ({f"[1].{field}"} if field else {"", "[1]"}) | {""}
+    found = problem["errors"][0]["field"]
+    # what is no JSON at all spoils the array as a whole: then there is no item to name
+    assert found in ({f"[1].{field}", field} if field else {"", "[1]"})
     assert served.outbox.offered == []
 
 
@@ -140,11 +141,13 @@ async def test_a_body_in_chunks_is_413_as_soon_as_it_is_beyond_the_limit(strict:
     assert sent <= 1_200
 
 
-async def test_a_record_that_the_worker_would_refuse_is_413(served: Served) -> None:
-    answer = await served.client.post(URL, content=body(note="x" * 999_000))
-    assert answer.status_code == 200
-    large = Settings(max_body_bytes=3_000_000)
-    assert large.max_body_bytes > shop.payments.max_bytes
+async def test_a_record_that_the_worker_would_refuse_is_413(redis_url: str) -> None:
+    served = await serve(redis_url, Settings(max_body_bytes=3_000_000))
+    async with served.client:
+        size = shop.payments.max_bytes
+        assert (await served.client.post(URL, content=body(note="x" * (size - 1_000)))).status_code == 200
+        assert (await served.client.post(URL, content=body(note="x" * size))).status_code == 413
+    await served.store.close()
 
 
 async def test_a_batch_beyond_the_limit_is_422(strict: Served) -> None:
@@ -156,15 +159,16 @@ async def test_a_batch_beyond_the_limit_is_422(strict: Served) -> None:
 
 
 async def test_one_request_too_many_is_503_and_probes_are_answered_all_the_same(strict: Served) -> None:
-    gate = asyncio.Event()
+    gate, admitted = asyncio.Event(), asyncio.Semaphore(0)
 
     async def slow() -> AsyncIterator[bytes]:
+        admitted.release()  # the body is asked for by a request that is in hand
         await gate.wait()
         yield body()
 
     waiting = [asyncio.create_task(strict.client.post(URL, content=slow())) for _ in range(2)]
-    while "headrace_requests_in_hand 3.0" not in (await strict.client.get("/metrics")).text:
-        await asyncio.sleep(0)  # the third is this request for the metrics
+    for _ in waiting:
+        await admitted.acquire()
     for path in (URL, "/v2/models/fraud/infer"):
         answer = await strict.client.post(path, content=body())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -184,7 +188,6 @@ async def test_without_redis_it_is_503_and_goes_on_when_redis_is_back() -> None:
         served = await serve(redis.url)
         async with served.client:
             await fold(served, shop.payments, payments(20))
-            before = await served.predict(payment(100))
             redis.kill()
             for path in (URL, "/v2/models/fraud/infer"):
                 event = {"name": "event", "shape": [1], "datatype": "BYTES", "data": [body().decode()]}
@@ -192,12 +195,11 @@ async def test_without_redis_it_is_503_and_goes_on_when_redis_is_back() -> None:
                     path, json=payment(1) if path == URL else {"inputs": [event]}
                 )
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                assert "127.0.0.1" not in answer.text  # where it stands is nobody's business
             assert (await served.client.get("/v1/features/Card/c1")).status_code == 503
-            assert "127.0.0.1" not in answer.text  # where it stands is nobody's business
             assert served.outbox.lost == 0
             redis.restart()
-            after = await served.predict(payment(100))
-            assert {**after, "as_of": {}} == {**before, "as_of": {}} or after["flags"]
+            await served.predict(payment(100))
         await served.store.close()
 
 

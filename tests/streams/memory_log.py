@@ -194,6 +194,7 @@ class Worker:
         self.engine, self.feed = engine, feed
         self._log, self._chance, self._largest = log, chance, largest
         self._positions: dict[Partition, int] = {}
+        self._sought: set[Partition] = set()  # since the last poll
         engine.attach(self)
 
     @property
@@ -204,6 +205,7 @@ class Worker:
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._positions[partition] = offset
+        self._sought.add(partition)
 
     def position(self, partition: Partition) -> int:
         return self._positions[partition]
@@ -226,12 +228,13 @@ class Worker:
             await self.engine.idle()
             return bool(ready)
         partition = self._chance.choice(ready)
+        self._sought.discard(partition)
         start = self._positions[partition]
         end = min(start + self._chance.randint(1, self._largest), self.highwater(partition))
         records = [r for r in self._log.records[partition][start:end] if r is not None]
         if records:
             await self.engine.polled(partition, records, self.highwater(partition))
-        if self._positions[partition] == start:  # no seek meanwhile
+        if partition not in self._sought:
             self._positions[partition] = end
         return True
 

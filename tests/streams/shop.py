@@ -41,14 +41,14 @@ def build(
     learn_corrections: bool = False,
     partitioner: Literal["murmur2", "any"] = "murmur2",
     more: bool = False,
-    longer: bool = False,
+    again: bool = False,
     max_bytes: int = 1_000_000,
 ) -> Project:
     """The project, over topics of this prefix.
 
     Args:
         more: another column is kept of payments, so that their states are others.
-        longer: the model has another window, over the same states.
+        again: the model reads another mean, from the same states.
     """
     payments = Source(
         *(f"{prefix}.payments.v1", Payment),
@@ -74,14 +74,14 @@ def build(
     class Risk(FeatureView, of=shop, source=verdicts):
         share_7d = Mean(Verdict.fraud).over("7d")
 
-    class Longer(FeatureView, of=card, source=payments):
-        count_3d = Count().over("3d")
+    class Again(FeatureView, of=card, source=payments):
+        mean_1h = Mean(Payment.amount).over("1h")
 
     class More(FeatureView, of=card, source=payments):
         largest_7d = Max(Payment.amount).over("7d")
         shops_7d = Distinct(Payment.shop).over("7d")
 
-    extra: list[Any] = [*([More] if more else []), *([Longer] if longer else [])]
+    extra: list[Any] = [*([More] if more else []), *([Again] if again else [])]
     fraud = ModelSpec(
         "fraud",
         request=payments,

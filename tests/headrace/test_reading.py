@@ -1,0 +1,147 @@
+"""Files become the events of a source, or an error with file, line and field."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from features import Source
+from features.errors import HeadraceError
+from headrace.reading import count_of, events_of
+
+
+class Sale(msgspec.Struct, frozen=True):
+    id: str
+    amount: float
+    count: int
+    gift: bool
+    note: str | None
+    at: datetime
+
+
+sales = Source("shop.sales.v1", Sale, id=Sale.id, time=Sale.at)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SALES = [
+    Sale("1", 0.1, 3, True, "a, b", NOON),
+    Sale("2", 1e17, -4, False, None, NOON + timedelta(milliseconds=1)),
+    Sale("007", 2.0, 0, False, "ä", NOON + timedelta(days=1)),
+]
+
+
+def ndjson(folder: Path) -> Path:
+    path = folder / "sales.ndjson"
+    path.write_bytes(b"\n".join(msgspec.json.encode(sale) for sale in SALES) + b"\n\n")
+    return path
+
+
+def csv(folder: Path) -> Path:
+    path = folder / "sales.csv"
+    path.write_text(
+        "id,other,amount,count,gift,note,at\n"
+        '1,x,0.1,3,true,"a, b",2026-01-01T12:00:00Z\n'
+        "2,x,1e17,-4,false,,2026-01-01T13:00:00.001+01:00\n"
+        "007,x,2,0,false,ä,2026-01-02T12:00:00Z\n"
+    )
+    return path
+
+
+def columns(folder: Path) -> Path:
+    path = folder / "sales.parquet"
+    rows = [msgspec.structs.asdict(sale) | {"other": 1} for sale in SALES]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("write", [ndjson, csv, columns])
+def test_each_form_gives_the_same_events(tmp_path: Path, write: object) -> None:
+    path = write(tmp_path)  # type: ignore[operator]  # one of the three above
+
+    assert [sales.decode(value) for value in events_of(sales, path)] == SALES
+
+
+@pytest.mark.parametrize("write", [csv, columns])
+def test_rows_are_counted_beforehand(tmp_path: Path, write: object) -> None:
+    assert count_of(write(tmp_path)) == 3  # type: ignore[operator]  # likewise
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "field", "why"),
+    [
+        (
+            "a.csv",
+            "id,amount,count,gift,note,at\n1,x,1,true,,2026-01-01T00:00:00Z\n",
+            "line 2",
+            "amount",
+            "as float",
+        ),
+        (
+            "b.csv",
+            "id,amount,count,gift,note,at\n1,1,1.5,true,,2026-01-01T00:00:00Z\n",
+            "line 2",
+            "count",
+            "as int",
+        ),
+        (
+            "c.csv",
+            "id,amount,count,gift,note,at\n1,1,1,true,,2026-01-01T00:00:00\n",
+            "line 2",
+            "at",
+            "datetime",
+        ),
+        ("d.csv", "id,count,gift,note,at\n", "d.csv", "amount", "its columns are id, count"),
+        ("e.ndjson", '{"id":"1"}\n{"id":2}\n', "line 1", "amount", "as float"),
+        ("f.ndjson", '\n{"id":2,"amount":1}\n', "line 2", "id", "as str"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_place(
+    tmp_path: Path, name: str, content: str, where: str, field: str, why: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+
+    with pytest.raises(HeadraceError) as caught:
+        list(events_of(sales, path))
+
+    assert str(path) in caught.value.where
+    assert where in caught.value.where
+    assert f"field {field}" in caught.value.where
+    assert why in caught.value.why
+    assert caught.value.fix
+
+
+def test_a_row_with_a_value_too_many_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    path.write_text("id,amount,count,gift,note,at\n1,1,1,true,a,b,2026-01-01T00:00:00Z\n")
+
+    with pytest.raises(HeadraceError, match="more values than the header"):
+        list(events_of(sales, path))
+
+
+def test_a_parquet_row_with_a_missing_value_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "holes.parquet"
+    rows = [msgspec.structs.asdict(sale) for sale in SALES]
+    rows[1]["amount"] = None
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+
+    with pytest.raises(HeadraceError) as caught:
+        list(events_of(sales, path))
+
+    assert caught.value.where == f"{path}, row 2, field amount"
+
+
+def test_what_is_no_parquet_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_text("nothing")
+
+    with pytest.raises(HeadraceError, match="no Parquet file"):
+        events_of(sales, path).__next__()
+
+
+def test_an_unknown_ending_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HeadraceError, match="ending"):
+        events_of(sales, tmp_path / "sales.xlsx")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.serving.parts import NOW, Served, payment
+
+CHARGEBACK = {"payment": "p1", "fraud": True, "at": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("name", ["payments", "shop.payments.v1"])
+async def test_an_event_is_written_and_then_acknowledged(served: Served, name: str) -> None:
+    event = payment(7, age_ms=1_000)
+    answer = await served.client.post(f"/v1/events/{name}", json=event)
+    assert (answer.status_code, answer.json()) == (202, {"topic": "shop.payments.v1", "accepted": 1})
+    (sent,) = served.outbox.sent
+    assert (sent.topic, sent.key, sent.time_ms, sent.partition) == (
+        "shop.payments.v1",
+        b"c0",
+        NOW - 1_000,
+        None,
+    )
+    assert msgspec.json.decode(sent.value) == event
+    assert dict(sent.headers) == {"content-type": b"application/json", "headrace-sent": str(NOW).encode()}
+
+
+async def test_events_of_an_array_are_written_in_its_order(served: Served) -> None:
+    answer = await served.client.post("/v1/events/payments", json=[payment(k) for k in range(30)])
+    assert answer.json()["accepted"] == 30
+    assert [msgspec.json.decode(sent.value)["id"] for sent in served.outbox.sent] == [
+        f"p{k}" for k in range(30)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [({"amount": "x"}, "amount"), ({"amount": 1e40}, "amount"), ({"id": None}, "id")]
+)
+async def test_one_bad_event_keeps_the_whole_array_out_of_the_log(
+    served: Served, change: dict[str, object], field: str
+) -> None:
+    answer = await served.client.post("/v1/events/payments", json=[payment(1), payment(2) | change])
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == f"[1].{field}"
+    assert served.outbox.sent == []
+
+
+async def test_the_future_is_kept_out_of_the_log(served: Served) -> None:
+    answer = await served.client.post("/v1/events/payments", json=payment(1, age_ms=-400_000))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "at"
+
+
+async def test_without_a_broker_it_is_503(served: Served) -> None:
+    served.outbox.away = True
+    answer = await served.client.post("/v1/events/payments", json=payment(1))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_labels_are_taken_for_label_sources_only(served: Served) -> None:
+    assert (await served.client.post("/v1/labels/chargebacks", json=CHARGEBACK)).status_code == 202
+    (sent,) = served.outbox.sent
+    assert (sent.topic, sent.key) == ("shop.chargebacks.v1", None)
+    answer = await served.client.post("/v1/labels/payments", json=payment(1))
+    assert answer.status_code == 404
+    assert "shop.chargebacks.v1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["nope", "v1", "shop", "headrace.shop.fraud.samples.v1", "samples"])
+async def test_a_source_that_is_not_there_or_not_meant_is_404(served: Served, name: str) -> None:
+    answer = await served.client.post(f"/v1/events/{name}", json=payment(1))
+    assert answer.status_code == 404
+    assert served.outbox.sent == []
