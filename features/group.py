@@ -7,7 +7,7 @@ reads them, sends the outputs and commits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -183,6 +183,22 @@ class FoldGroup:
             else:
                 absent.append(key)
         return absent
+
+    def dump(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yields (fingerprint of the plan, entity, state) of every state at hand."""
+        by_prefix = dict(zip(self.prefixes, self.plans, strict=True))
+        for key, state in (*self._young.items(), *self._old.items()):
+            if state is not None:
+                prefix, _, entity = key.partition(".")
+                plan = by_prefix[f"{prefix}."]
+                yield plan.fingerprint, entity, encode(plan, state)
+
+    def restore(self, states: Iterable[tuple[str, str, bytes]]) -> None:
+        """Takes states as `dump` gave them."""
+        by_fingerprint = {plan.fingerprint: (plan, prefix) for plan, prefix in self._folded}
+        for fingerprint, entity, data in states:
+            plan, prefix = by_fingerprint[fingerprint]
+            self._young[prefix + entity] = decode(plan, data)
 
     @property
     def position(self) -> Position:

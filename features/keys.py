@@ -8,7 +8,7 @@ state.
     {g7}a.<entity>    state of an entity under the plan with code `a`
     {g7}join          pending predictions of a model's log, a hash
     {g7}model         newest snapshot of a model
-    {g7}monitor       the metrics that belong to it, a hash
+    {g7}kept          the metrics that belong to it and some earlier versions, a hash
     headrace:groups   which group has which number, a hash
     headrace:plans    which state fingerprint has which code, a hash
     headrace:status   what each process says of itself, a hash
@@ -50,9 +50,9 @@ def model(group_tag: str) -> str:
     return f"{group_tag}model"
 
 
-def monitor(group_tag: str) -> str:
-    """Returns the key of what is kept beside a model's snapshot, a hash."""
-    return f"{group_tag}monitor"
+def kept(group_tag: str) -> str:
+    """Returns the key of what is kept beside a model's newest snapshot, a hash."""
+    return f"{group_tag}kept"
 
 
 def code(number: int) -> str:

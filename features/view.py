@@ -49,9 +49,16 @@ class FeatureView:
         source: Source[Any] | None = None,
         where: Callable[[Any], bool] | None = None,
         own_event: bool = True,
+        shuffle: bool = False,
     ) -> None:
         super().__init_subclass__()
         name = cls.__name__
+        if shuffle:
+            raise DefinitionError(
+                f"view {name} asks for shuffle=True, which this version cannot do",
+                why="its entity would need a second topic and a hop; now each partition keeps a part of its state",
+                fix="leave it out: reads merge the parts of up to about 8 partitions at little cost",
+            )
         if of is None or source is None:
             raise DefinitionError(
                 f"view {name} names no {'entity' if of is None else 'source'}",

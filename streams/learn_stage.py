@@ -33,6 +33,8 @@ log = logging.getLogger("headrace.worker")
 REST = 20  # after a publication that cost c, the next comes no sooner than 20 c
 SHORTEST = 0.05  # seconds between publications
 MONITOR = b"monitor"
+KEEP_EVERY = 10_000  # samples between versions whose bytes are kept
+KEEP = 24  # versions kept; any other is rebuilt from the nearest before it
 
 
 class LearnStage(Stage):
@@ -48,6 +50,7 @@ class LearnStage(Stage):
         self.learner: Learner = model.new_learner()
         self.read = position.next
         self._due = 0.0
+        self._kept: list[int] = []  # versions whose bytes are kept, oldest first
         self._letters: list[Outgoing] = []
 
     async def load(self) -> None:
@@ -58,10 +61,11 @@ class LearnStage(Stage):
         found = await self.context.patiently("read the model", lambda: store.get(keys.model(tag)))
         if found is None:
             return
-        cells = dict(await self.context.patiently("read the model", lambda: store.fields(keys.monitor(tag))))
+        cells = dict(await self.context.patiently("read the model", lambda: store.fields(keys.kept(tag))))
         allow = (*self.context.allow, "models.monitor", "models.task")
         snapshot = open_sealed(found, [self.context.key], allow)
         monitor: Monitor = open_sealed(cells[MONITOR], [self.context.key], allow).learner
+        self._kept = sorted(kept_version(field) for field in cells if field != MONITOR)
         self.learner.resume(snapshot.learner, snapshot.version, snapshot.position, monitor)
 
     async def take(self, records: Sequence[Any], next_offset: int) -> None:
@@ -124,7 +128,8 @@ class LearnStage(Stage):
         await context.send(self._letters)
         self._letters = []
         tag = self.group.tag
-        writes = Writes(sets={keys.model(tag): model}, hash_key=keys.monitor(tag), fields={MONITOR: monitor})
+        fields: dict[bytes, bytes | None] = {MONITOR: monitor, **self._keep(learner.version, model)}
+        writes = Writes(sets={keys.model(tag): model}, hash_key=keys.kept(tag), fields=fields)
         try:
             await self.commit(self.position, self.position._replace(next=self.read), writes)
         except Rewound:
@@ -141,6 +146,14 @@ class LearnStage(Stage):
             for metric, value in figures.items():
                 metrics.quality.labels(name, board, metric).set(value)
 
+    def _keep(self, version: int, sealed: bytes) -> dict[bytes, bytes | None]:
+        """Returns what changes in the kept versions when one is published."""
+        if version - (self._kept[-1] if self._kept else 0) < KEEP_EVERY:
+            return {}
+        gone = self._kept[: len(self._kept) - KEEP + 1] if len(self._kept) >= KEEP else []
+        self._kept = [*self._kept[len(gone) :], version]
+        return {kept_field(version): sealed, **{kept_field(old): None for old in gone}}
+
     def figures(self) -> dict[str, dict[str, float]]:
         """Returns the served and the progressive metrics with their baselines."""
         monitor = self.learner.monitor
@@ -152,3 +165,13 @@ class LearnStage(Stage):
             figures[name] = board.figures()
             figures[f"{name}_baseline"] = board.baseline()
         return figures
+
+
+def kept_field(version: int) -> bytes:
+    """Returns the field of a kept version."""
+    return b"v%d" % version
+
+
+def kept_version(field: bytes) -> int:
+    """Returns the version of a kept field."""
+    return int(field[1:])

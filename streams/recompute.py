@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from features.errors import EventRefused
+from features.errors import EventRefused, StateCorrupt
 from features.group import FoldGroup
 from features.state import State, decode, encode
 from features.store import NO_TOPIC, Group, Position
@@ -19,8 +21,11 @@ from models.deployment import Deployment
 from models.learner import vector_to_x
 from models.records import PredictionRecord, Value, decode_record, decode_sample
 from models.scorer import Place, Request
+from models.snapshot import Snapshot
 from models.spec import Model
 from models.task import score
+
+from .bases import Bases, restore
 
 CHUNK = 5_000
 
@@ -45,8 +50,8 @@ class Recomputed(NamedTuple):
     reason: str = ""
 
 
-class _Walk:
-    """One group, read forward."""
+class Walk:
+    """One group, read forward from the log or from a base."""
 
     def __init__(self, deployment: Deployment, group: Group, log: Log, first: int, end: int) -> None:
         project = deployment.project
@@ -61,6 +66,12 @@ class _Walk:
         self._head: Any = None
         self._encoded: dict[str, tuple[int, bytes]] = {}
         self._end = end
+
+    def begin(self, bases: Bases | None, at_most: int) -> None:
+        """Starts from the newest base at or before a position, if there is one beyond the start."""
+        base = None if bases is None else bases.newest(self.fold, at_most)
+        if base is not None and base.header.next > self.fold.position.next:
+            restore(self.fold, base)
 
     def to(self, position: int) -> None:
         """Folds everything before a position."""
@@ -94,65 +105,80 @@ class Recompute:
         model: whose predictions these are.
         log: where the records are.
         first: the offset at which each group began, where that was not the start of the log.
+        bases: states to begin from, where the log has become too short or too long.
     """
 
     def __init__(
-        self, deployment: Deployment, model: Model, log: Log, first: Mapping[str, int] | None = None
+        self,
+        deployment: Deployment,
+        model: Model,
+        log: Log,
+        first: Mapping[str, int] | None = None,
+        bases: Bases | None = None,
     ) -> None:
         self.deployment = deployment
         self.model = model
         self.log = log
         self.scorer = deployment.scorers[model.name]
         self._first = dict(first or {})
-        self._walks: dict[Group, _Walk] = {}
-        self._lost: dict[str, str] = {}
+        self._bases = bases
+        self._walks: dict[Group, Walk] = {}
         self.groups = {group.name: group for group in self.scorer.groups}
         bounds = {topic: log.bounds(topic) for topic in {group.topic for group in self.scorer.groups}}
-        self._ends = {
-            group.name: bounds[group.topic][group.partition].highwater for group in self.scorer.groups
-        }
-        for group in self.scorer.groups:
-            earliest = bounds[group.topic][group.partition].earliest
-            if earliest > self._first.get(group.name, 0):
-                self._lost[group.name] = f"the log of {group.name} begins at {earliest}"
+        self._ends = {g.name: bounds[g.topic][g.partition].highwater for g in self.scorer.groups}
+        self._earliest = {g.name: bounds[g.topic][g.partition].earliest for g in self.scorer.groups}
 
     def vectors(self, predictions: Iterator[PredictionRecord]) -> Iterator[Recomputed]:
         """Yields every prediction with its vector, in the order of the log but for those kept for another pass."""
         while True:
             later: list[PredictionRecord] = []
-            chunk: list[PredictionRecord] = []
-            self._walks = {
-                group: _Walk(
-                    self.deployment, group, self.log, self._first.get(group.name, 0), self._ends[group.name]
-                )
-                for group in self.scorer.groups
-                if group.name not in self._lost
-            }
-            for prediction in predictions:
-                reason = self._uncheckable(prediction)
-                if reason:
-                    yield Recomputed(prediction, None, reason)
-                    continue
-                chunk.append(prediction)
-                if len(chunk) == CHUNK:
-                    yield from self._chunk(chunk, later)
-                    chunk = []
-            yield from self._chunk(chunk, later)
+            self._walks = {}
+            for chunk in _chunks(predictions):
+                good: list[PredictionRecord] = []
+                for prediction in chunk:
+                    reason = self._uncheckable(prediction)
+                    if reason:
+                        yield Recomputed(prediction, None, reason)
+                    else:
+                        good.append(prediction)
+                self._begin(good)
+                yield from self._chunk(good, later)
             if not later:
                 return
             predictions = iter(sorted(later, key=lambda p: sum(p.as_of.values())))
 
+    def _begin(self, chunk: Sequence[PredictionRecord]) -> None:
+        """Starts the groups that a chunk needs and that have not been read yet, as late as it allows."""
+        for group in self.scorer.groups:
+            needed = [p.as_of[group.name] for p in chunk if group.name in p.as_of]
+            if needed and group not in self._walks:
+                first = self._first.get(group.name, 0)
+                walk = Walk(self.deployment, group, self.log, first, self._ends[group.name])
+                walk.begin(self._bases, min(needed))
+                self._walks[group] = walk
+
     def _uncheckable(self, prediction: PredictionRecord) -> str:
         if prediction.fingerprint != self.model.fingerprint:
             return "made by another version of the project"
+        if "sequential" in prediction.flags:
+            return "made with the items before it in a batch, which no position names"
         for name, position in prediction.as_of.items():
             if name not in self.groups:
                 return f"read from {name}, which the project does not read now"
-            if name in self._lost:
-                return self._lost[name]
             if position > self._ends[name]:
                 return f"the log of {name} ends before {position}"
+            if not self._reachable(name, position):
+                return f"the log of {name} begins at {self._earliest[name]}, and no base reaches back from {position}"
         return ""
+
+    def _reachable(self, name: str, position: int) -> bool:
+        earliest = self._earliest[name]
+        if earliest <= self._first.get(name, 0):
+            return True
+        if self._bases is None:
+            return False
+        found = self._bases.newest_position(self.groups[name], position)
+        return found is not None and found >= earliest
 
     def _chunk(
         self, chunk: Sequence[PredictionRecord], later: list[PredictionRecord]
@@ -195,6 +221,39 @@ class Recompute:
             yield Recomputed(prediction, assembled)
 
 
+def _chunks(predictions: Iterator[PredictionRecord]) -> Iterator[list[PredictionRecord]]:
+    while chunk := list(islice(predictions, CHUNK)):
+        yield chunk
+
+
+def make_bases(
+    deployment: Deployment, log: Log, bases: Bases, first: Mapping[str, int] | None = None
+) -> list[Path]:
+    """Writes a base of every group that has states, at the end of its log; returns the files.
+
+    Raises:
+        StateCorrupt: events between the newest base and the start of the log are gone.
+    """
+    made = []
+    for source in deployment.project.sources:
+        if not deployment.project.plans_over(source):
+            continue
+        bounds = log.bounds(source.topic)
+        for group in deployment.groups[source.topic]:
+            earliest, end = bounds[group.partition].earliest, bounds[group.partition].highwater
+            walk = Walk(deployment, group, log, (first or {}).get(group.name, 0), end)
+            walk.begin(bases, end)
+            if walk.fold.position.next < earliest:
+                raise StateCorrupt(
+                    f"the log of {group.name} begins at {earliest}",
+                    why=f"events from {walk.fold.position.next} on are gone, and no base reaches that far",
+                    fix="keep the log for longer than the time between two bases",
+                )
+            walk.to(end)
+            made.append(bases.write(walk.fold))
+    return made
+
+
 def predictions_of(log: Log, model: Model) -> Iterator[PredictionRecord]:
     """Yields the predictions in a model's log, a partition after the other."""
     for partition, bounds in sorted(log.bounds(model.log_topic).items()):
@@ -222,20 +281,34 @@ def same_value(one: object, other: object) -> bool:
 
 
 def rescored(
-    log: Log, model: Model, predictions: Sequence[PredictionRecord], tick: Callable[[int], None] | None = None
+    log: Log,
+    model: Model,
+    predictions: Sequence[PredictionRecord],
+    tick: Callable[[int], None] | None = None,
+    kept: Sequence[Snapshot] = (),
 ) -> Iterator[tuple[PredictionRecord, Any, str]]:
     """Yields every prediction with the score that its version gives for its vector, or why there is none.
 
-    Versions are rebuilt from the samples: version n is what the first n of them make.
+    Versions are rebuilt from the samples: version n is what the first n of them make. A kept version saves learning
+    those before it.
     """
-    learner = model.new_learner()
     order = sorted(predictions, key=lambda p: p.version)
+    learner = model.new_learner()
+    first = order[0].version if order else 0
+    nearest = max((s for s in kept if s.version <= first), key=lambda s: s.version, default=None)
+    if nearest is not None:
+        learner.resume(nearest.learner, nearest.version, nearest.position, learner.monitor)
     bounds = log.bounds(model.samples_topic)[0]
-    if bounds.earliest > 0:
+    if bounds.earliest > learner.next_offset:
         for prediction in order:
-            yield prediction, None, f"the samples begin at {bounds.earliest}"
+            yield (
+                prediction,
+                None,
+                f"the samples begin at {bounds.earliest}, and no kept version reaches back",
+            )
         return
-    samples = (record for batch in log.read(model.samples_topic, 0, 0, bounds.highwater) for record in batch)
+    batches = log.read(model.samples_topic, 0, learner.next_offset, bounds.highwater)
+    samples = (record for batch in batches for record in batch)
     for prediction in order:
         while learner.version < prediction.version:
             record = next(samples, None)

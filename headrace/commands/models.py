@@ -81,7 +81,7 @@ async def _told(model: Any, store: Any, deployment: Any, key: Any) -> dict[str, 
     if sealed is None:
         return told
     header = peek(sealed, [key])
-    cells = dict(await store.fields(keys.monitor(tag)))
+    cells = dict(await store.fields(keys.kept(tag)))
     monitor: Any = open_sealed(cells[b"monitor"], [key], ("models.monitor", "models.task")).learner
     board = monitor.progressive
     return told | {

@@ -134,7 +134,7 @@ def test_values_of_closures_have_a_part() -> None:
 
 
 def test_the_standard_library_and_builtins_are_named() -> None:
-    source = "import math\nfrom datetime import date\ndef f(e):\n    return math.floor(min(e.x, date(2026, 1, 1).day))\n"
+    source = "import math\nfrom datetime import date\ndef f(e):\n    return math.floor(e.x) + date.max.day + min(e.y)\n"
     assert of(source) == of(source)
 
 

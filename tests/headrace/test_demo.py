@@ -66,7 +66,8 @@ def test_a_signal_ends_the_demo_without_a_trace(tmp_path: Path, number: signal.S
 
     assert demo.returncode == 0, err
     assert "nothing is left of it" in err
-    assert all([has_ended(handle) for handle in handles])
+    ended = [has_ended(handle) for handle in handles]
+    assert all(ended)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -98,7 +98,9 @@ def changed(spool: Path, into: Path, change: Callable[[int, PredictionRecord], P
     for record in records:
         entry = decode_record(record.value)
         if isinstance(entry, PredictionRecord):
-            record = Record(*record[:3], encode_record(change(record.offset, entry)), ())
+            record = Record(
+                record.offset, record.timestamp, record.key, encode_record(change(record.offset, entry)), ()
+            )
         made.append(record)
     out.append(LOG, 0, made)
     out.close()

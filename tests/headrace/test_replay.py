@@ -70,7 +70,7 @@ def test_rows_hold_slots_score_version_flags_and_the_label_once_known(
     assert {row["id"]: row["label"] for row in rows} == {row["id"]: known.get(row["id"]) for row in rows}
     assert rows[0]["version"] == 0
     assert rows[-1]["version"] > 0
-    assert "unknown:CardActivity" in rows[0]["flags"]
+    assert rows[0]["flags"] == ["unknown:TerminalRisk"]
 
 
 def test_ndjson_and_parquet_hold_the_same_numbers(cli: Cli, files: Files, tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ WRONG = [
     (
         "twins",
         "class TerminalActivity(FeatureView",
-        "class CardActivity2(FeatureView, of=card, source=transactions):\n    n = Count().over('1d')\n\n\n"
-        "CardActivity2.__name__ = 'CardActivity'\n\n\nclass TerminalActivity(FeatureView",
+        (
+            "class CardActivity2(FeatureView, of=card, source=transactions):\n    n = Count().over('1d')\n\n\n"
+            "CardActivity2.__name__ = 'CardActivity'\n\n\nclass TerminalActivity(FeatureView"
+        ),
         "two views are called 'CardActivity'",
         'project = Project("payments", fraud',
         "rename one of them",

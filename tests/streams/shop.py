@@ -42,12 +42,14 @@ def build(
     partitioner: Literal["murmur2", "any"] = "murmur2",
     more: bool = False,
     again: bool = False,
+    outcomes: bool = False,
     max_bytes: int = 1_000_000,
 ) -> Project:
     """The project, over topics of this prefix.
 
     Args:
         more: another column is kept of payments, so that their states are others.
+        outcomes: the model reads the share of frauds among its own outcomes, too.
         again: the model reads another mean, from the same states.
     """
     payments = Source(
@@ -91,6 +93,12 @@ def build(
         ),
         learner=StandardScaler() | LogisticRegression(),
     )
+    if outcomes:
+
+        class Outcomes(FeatureView, of=shop, source=fraud.outcomes):
+            share_7d = Mean(Verdict.fraud).over("7d")
+
+        fraud.add(Outcomes)
     return Project(prefix, fraud)
 
 
