@@ -79,6 +79,7 @@ class FoldGroup:
         self._partitions = partitions
         self._keyed = source.key is not None and source.partitioner == "murmur2"
         self._folded = list(zip(self.plans, self.prefixes, strict=True))
+        self._retain = {prefix: plan.retain for plan, prefix in self._folded}
         self._cache = cache
         # two generations: a cheap approximation of the least recently used
         self._young: dict[str, State | None] = {}
@@ -172,17 +173,39 @@ class FoldGroup:
         return self._young.get(key) or self._old.get(key)
 
     def cached(self, names: Sequence[str], into: dict[str, State | None]) -> list[str]:
-        """Puts the states at hand into a mapping and returns the keys of those that are not."""
+        """Puts the states at hand into a mapping and returns the keys of those that are not; an expired one is none."""
         young, old = self._young, self._old
         absent = []
         for key in names:
             if key in young:
-                into[key] = young[key]
+                state = young[key]
             elif key in old:
-                into[key] = old[key]
+                state = old[key]
             else:
                 absent.append(key)
+                continue
+            expired = state is not None and self.expired(key, state.newest)
+            into[key] = None if expired else state
         return absent
+
+    def expired(self, key: str, newest: int) -> bool:
+        """Whether a state whose newest event is that old reads as none."""
+        return newest <= self._clock - self._retain[key[: key.index(".") + 1]]
+
+    def removable(self, heads: Iterable[tuple[str, int]]) -> list[str]:
+        """Returns which of stored states can be removed, and forgets them.
+
+        Args:
+            heads: the keys of states and the time of the newest event in each, as stored.
+        """
+        gone = []
+        for key, newest in heads:
+            state = self._young.get(key) or self._old.get(key)
+            if self.expired(key, newest if state is None else state.newest):
+                gone.append(key)
+                self._young.pop(key, None)
+                self._old.pop(key, None)
+        return gone
 
     def dump(self) -> Iterator[tuple[str, str, bytes]]:
         """Yields (fingerprint of the plan, entity, state) of every state at hand."""
@@ -250,8 +273,8 @@ class FoldGroup:
                 self.counts["expired"] += 1
                 continue
             state = young.get(key)
-            if state is None:
-                state = State()
+            if state is None or state.newest <= clock - plan.retain:
+                state = State()  # whether an expired one has been removed yet must not show in any bit
             outcome = fold(plan, state, t, id32, values, offset)
             if outcome is FOLDED:
                 young[key] = state

@@ -93,6 +93,10 @@ class MemoryStore:
         """Sets a field of a hash."""
         self.hashes.setdefault(key, {})[field.encode()] = value
 
+    async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
+        """Returns all keys that begin with a prefix."""
+        return 0, [key for key in self.values if key.startswith(prefix)]
+
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash."""
         return list(self.hashes.get(key, {}).items())

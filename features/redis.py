@@ -189,6 +189,12 @@ class RedisStore:
         """Sets a field of a hash that nothing depends on."""
         await self._do(cast("Awaitable[Any]", self._client.hset(key, field, value)))
 
+    async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
+        """Returns some keys that begin with a prefix."""
+        pattern = "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix) + "*"
+        following, found = await self._do(self._client.scan(cursor, match=pattern, count=500))
+        return int(following), [key.decode() for key in found]
+
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash, a part at a time so that others are served in between."""
         found: dict[bytes, bytes] = {}

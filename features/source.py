@@ -96,7 +96,7 @@ class Source(Generic[E]):
     @staticmethod
     def _own(attribute: object, use: str, event: type, where: str) -> Column:
         column = column_of(attribute, use)
-        if column.owner is not event:
+        if not issubclass(event, column.owner):
             raise DefinitionError(
                 f"{use}={column} is not a column of {event.__name__}",
                 where=where,
@@ -150,7 +150,7 @@ class Source(Generic[E]):
 
     def locate(self, column: Column) -> str | None:
         """Returns the path of a column within this source's events, or None if it is not one of them."""
-        return column.name if column.owner is self.event else None
+        return column.name if issubclass(self.event, column.owner) else None
 
     def __repr__(self) -> str:
         return f"Source({self.topic!r})"
@@ -205,7 +205,7 @@ class Entity:
 
     def columns_in(self, event: type) -> tuple[Column, ...] | None:
         """Returns the key columns in an event class, or None where the entity does not occur."""
-        return self._by.get(event)
+        return next((self._by[owner] for owner in event.__mro__ if owner in self._by), None)
 
     def __repr__(self) -> str:
         return f"Entity({self.name!r})"

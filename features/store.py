@@ -134,6 +134,13 @@ class Store(Protocol):
         """Sets a field of a hash that nothing depends on, such as a status."""
         ...
 
+    async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
+        """Returns some keys that begin with a prefix, and the cursor to go on with; 0 begins and ends.
+
+        A key that stands there all the time is returned at least once.
+        """
+        ...
+
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash."""
         ...

@@ -101,7 +101,7 @@ class Vector:
             made = item
         else:
             column = column_of(item, "an input")
-            if column.owner is not self.request.event:
+            if not issubclass(self.request.event, column.owner):
                 raise DefinitionError(
                     f"the input {column} is not a column of the request, {self.request.event.__name__}",
                     why="nothing provides it when a request comes",

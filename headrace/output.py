@@ -106,6 +106,6 @@ def progress(shown: bool | None = None) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        transient=True,
+        transient=console.is_terminal,  # in a file the last state is worth a line
         disable=not (console.is_terminal if shown is None else shown),
     )

@@ -43,7 +43,7 @@ class Label:
         where = f"Label({source.topic})"
         self.source = source
         self.value = require(column_of(value, "value"), SCALARS, "a label")
-        if self.value.owner is not source.event:
+        if not issubclass(source.event, self.value.owner):
             raise DefinitionError(
                 f"the label {self.value} is not a column of {source.event.__name__}",
                 where=where,

@@ -10,7 +10,7 @@ from features.clock import NEVER
 from features.errors import EventRefused, StateCorrupt
 from features.partition import partition_of
 from features.plan import StatePlan
-from features.state import State, decode, stamp_of
+from features.state import State, decode, newest_of, stamp_of
 from features.store import Group, Read
 from features.transforms import Scalar
 from features.vector import Assembled
@@ -133,6 +133,7 @@ def decode_reads(
     for group, names in wanted.items():
         position, values = found[group]
         positions[group] = 0 if position is None else position.next
+        clock = NEVER if position is None else position.clock
         for key, data in zip(names, values, strict=True):
             if data is not None and stamp_of(data) > positions[group]:
                 raise StateCorrupt(
@@ -140,7 +141,10 @@ def decode_reads(
                     where=f"{group.name}, key {key}",
                     fix="restore Redis from one backup, or rebuild the features under a new project name",
                 )
-            states[key] = None if data is None else decode(plans[key], data)
+            plan = plans[key]
+            # an expired state reads as none, whether it has been removed yet or not
+            expired = data is None or newest_of(data) <= clock - plan.retain
+            states[key] = None if data is None or expired else decode(plan, data)
     return states, positions
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import KafkaError, KafkaException, libversion
@@ -14,6 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from .errors import BrokerUnreachable, TopicUnusable
 from .log import librdkafka_log
 
+_AGAIN = 0.05
 _MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin
 _UNDONE = (KafkaError._UNSUPPORTED_FEATURE, KafkaError._TIMED_OUT)  # noqa: SLF001 - how librdkafka names its own
 
@@ -75,11 +77,7 @@ class Admin:
             BrokerUnreachable: Nobody answered in time.
         """
         metadata = self._metadata()  # of all topics: asked for one by name, some brokers would make it
-        counts = {
-            name: len(metadata.topics[name].partitions)
-            for name in names
-            if name in metadata.topics and metadata.topics[name].error is None
-        }
+        counts = self._counts(metadata, names)
         configs = {} if str(metadata.cluster_id).startswith(_MOCK) else self._configs(list(counts))
         return {name: Found(count, configs.get(name, {})) for name, count in counts.items()}
 
@@ -114,6 +112,7 @@ class Admin:
                     f"Topic {topic.name} cannot be created at {self._bootstrap} ({refused.str()}). "
                     "Create it by hand, or give this client the permission."
                 )
+        self._await(topics)
         return left_out
 
     def close(self) -> None:
@@ -139,6 +138,25 @@ class Admin:
                 raise self._unreachable(f"create topic {topic.name}", error) from None
             return refused
         return None
+
+    def _await(self, topics: Sequence[Topic]) -> None:
+        # A broker answers that it has made a topic before all brokers know of it.
+        deadline = time.monotonic() + self._timeout
+        names = {topic.name for topic in topics}
+        while names - set(self._counts(self._metadata(), names)):
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(
+                    self._bootstrap, "see the new topics", "they are made, but not known yet"
+                )
+            time.sleep(_AGAIN)
+
+    @staticmethod
+    def _counts(metadata: Any, names: Collection[str]) -> dict[str, int]:
+        return {
+            name: len(metadata.topics[name].partitions)
+            for name in names
+            if name in metadata.topics and metadata.topics[name].error is None
+        }
 
     def _configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         if not names:

@@ -21,6 +21,7 @@ from .deadletter import dead_letter
 from .log import Partition
 from .producer import Outgoing
 from .stage import Rewound, Stage
+from .sweep import Sweep
 
 _END = 1 << 62
 SLICE = 2_000  # records folded at a time
@@ -44,6 +45,7 @@ class FoldStage(Stage):
             context.partitions(source.topic),
             context.cache,
         )
+        self.sweep = Sweep(context, group, self.fold)
         self.labelled: list[Model] = project.labelled_by(source)
         # a model without labels learns from the passing of time alone: its requests tell it
         self.clocked: list[Model] = [m for m in project.requested_by(source) if m.spec.label is None]
@@ -109,7 +111,11 @@ class FoldStage(Stage):
             self.fold.load(missing, found[self.group].values)
         done = 0
         before = Counter(self.fold.counts)
+        gone = await self.sweep.step() if self.sweep.due(self.fold.position.clock) else []
         for part in self.fold.fold(records, end):
+            if gone:
+                deletes = [key for key in gone if key not in part.writes.sets]
+                part, gone = part._replace(writes=part.writes._replace(deletes=deletes)), []
             raw = [record for _, record in batch[done : done + len(part.records)]]
             done += len(part.records)
             await self.context.send(self._outputs(part, raw))

@@ -110,8 +110,12 @@ def house(loaded: Loaded, folder: Path, port: int | None) -> Iterator[House]:
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """Gives a folder that is gone afterwards, whatever is still written to it."""
+    ends = (signal.SIGINT, signal.SIGTERM)
+    # held back for a moment: a signal between the folder and the promise to remove it would leave it behind
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +133,7 @@ def _serve(loaded: Loaded, bootstrap: str, redis: str, port: int, started: Conne
 
 def _fork(name: str, folder: Path, program: Callable[[], None]) -> ForkProcess:
     process = multiprocessing.get_context("fork").Process(
-        target=_child, args=(os.getpid(), folder / f"{name}.log", program), name=name
+        target=_child, args=(os.getpid(), folder / f"{name}.log", program), name=name, daemon=True
     )
     process.start()
     return process

@@ -46,8 +46,8 @@ _EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "payments
 _TEMPLATE = Path(__file__).with_name("payments.py.tmpl")
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM, before there was anything to show."""
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM, before there was anything to show. Not an error: nobody may take it for one of theirs."""
 
 
 def run(seconds: float | None, port: int | None, *, told: bool) -> dict[str, Any] | None:
@@ -64,7 +64,10 @@ def run(seconds: float | None, port: int | None, *, told: bool) -> dict[str, Any
     with _signals(), contextlib.suppress(Interrupted), workplace() as folder:
         loaded = open_project(project_file(folder))
         with house(loaded, folder, port) as home:
-            return asyncio.run(_live(loaded, home, seconds, told))
+            try:
+                return asyncio.run(_live(loaded, home, seconds, told))
+            finally:
+                _ignore_signals()  # the loop has put back the defaults, which would end us half-way
     return None
 
 
@@ -253,13 +256,18 @@ def _quantile(values: list[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
+def _ignore_signals() -> None:
+    """From now on what there is comes down, which takes a moment and must not be cut short."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """While processes come up and go down a signal unwinds what there is; the event loop has handlers of its own."""
 
     def interrupt(_number: int, _frame: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # cleaning up takes a moment, and must not be cut short
+        _ignore_signals()
         raise Interrupted
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -191,7 +191,7 @@ def limits() -> str:
     source = inspect.getsource(Limits)
     rows = []
     for name, field in Limits.__dataclass_fields__.items():
-        meaning = re.search(rf"    {name}: .*\n    \"\"\"(.*?)\"\"\"", source, re.DOTALL)
+        meaning = re.search(rf"(?s)\n    {name}: [^\n]*\n    \"\"\"(.*?)\"\"\"", source)
         assert meaning is not None, name
         rows.append((f"`{name}`", f"`{field.default}`", " ".join(meaning[1].split())))
     return _table(("limit", "value", "meaning"), rows)
@@ -242,12 +242,17 @@ def _command(path: str, name: str, command: Any) -> str:
             rows.append((f"`{shown}`", "required" if parameter.required else "-", _plain(parameter.help)))
         elif parameter.name != "help":
             switches = "`, `".join([*parameter.opts, *parameter.secondary_opts])
-            value = "" if parameter.is_flag or parameter.secondary_opts else f" {parameter.metavar or parameter.type.name.upper()}"
+            value = "" if parameter.is_flag or parameter.secondary_opts else f" {_metavar(parameter)}"
             rows.append((f"`{switches}{value}`", _default(parameter), _plain(parameter.help)))
     told = " ".join((command.help or "").split())
     example = (command.epilog or "").removeprefix("Example: ")
     text = f"### `{whole}`\n\n{told}\n\n```text\n{' '.join(usage)} [OPTIONS]\n```\n\n{_table(('', 'default', 'meaning'), rows)}"
     return text + (f"\nExample: `{example}`\n" if example else "")
+
+
+def _metavar(parameter: Any) -> str:
+    kind = parameter.type_descriptor.annotation
+    return str(parameter.metavar or ("TEXT" if parameter.multiple else kind.__name__.upper()))
 
 
 def _default(parameter: Any) -> str:

@@ -243,6 +243,22 @@ async def test_a_read_gives_every_group_its_own_position(store: Store) -> None:
     assert found == {two: Read(None, [None]), one: Read(at(5), [None, b"x"])}
 
 
+async def test_a_scan_finds_every_key_of_a_group_and_no_other(store: Store) -> None:
+    one, two = await store.groups("shop", "shop.sales.v1", "p", 2)
+    await store.claim(one, at(0))
+    await store.claim(two, at(0))
+    names = {state(one, f"e*{k}") for k in range(1_200)}
+    await store.commit(one, at(0), at(1), Writes(dict.fromkeys(names, b"x")))
+
+    found: set[str] = set()
+    cursor = -1
+    while cursor != 0:
+        cursor, some = await store.scan(one.tag, max(cursor, 0))
+        found |= set(some)
+
+    assert found == {*names, keys.position(one.tag)}
+
+
 async def test_heads_are_the_first_bytes(store: Store) -> None:
     group = await begun(store)
 

@@ -166,13 +166,14 @@ def test_logged_prediction_is_scored_before_the_learner_sees_the_sample() -> Non
     assert learner.monitor.progressive.figures()["LogLoss"] == -math.log(0.5)
 
 
-def test_prototype_stays_untrained_and_a_trained_one_starts_over() -> None:
-    prototype = classifier()
+@pytest.mark.parametrize(
+    "prototype", [classifier(), preprocessing.StatImputer(("a", stats.Mean())) | classifier()]
+)
+def test_prototype_stays_untrained(prototype: Any) -> None:
     before = digest(prototype)
     learner = Learner("m", prototype, Task.BINARY, ["a"], "f")
     learner.on_sample(sample(0, [1.0], True), 0)
-    assert digest(prototype) == before
-    assert digest(Learner("m", learner.model, Task.BINARY, ["a"], "f").model) == before
+    assert digest(prototype) == before  # River's clone() would share the imputer's mean with it
 
 
 def test_repeats_are_dropped_by_origin_per_group_of_the_log() -> None:

@@ -116,6 +116,12 @@ class DangerousStore:
     async def tell(self, key: str, field: str, value: bytes) -> None:
         await self._store.tell(key, field, value)
 
+    async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
+        return await self._store.scan(prefix, cursor)
+
+    async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
+        return await self._store.scan(prefix, cursor)
+
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         return await self._store.fields(key)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
-from features.embedded import tied_to_parent
+import pytest
+
 from features.redis import RedisStore
 from features.store import Position
 from headrace.compose import snapshot_key
@@ -22,6 +23,7 @@ from headrace.loading import Loaded
 from models.deployment import Deployment, deploy, topics_of
 from models.feed import ModelFeed
 from models.project import Project
+from models.snapshot import Key
 from models.spec import Model
 from models.topics import dead_letter_topic
 from streams.engine import ROLES
@@ -29,52 +31,56 @@ from streams.log import LogReader, Partition
 from streams.producer import Outgoing, Producer
 from tests.parts.broker import Broker
 from tests.parts.kafka import KafkaServer
+from tests.streams import runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WAIT = 240.0  # a guard against hanging, not a claim about speed
 SESSION = 3.0  # seconds until the group notices that a worker is gone
 
 
+def _nursery() -> ForkServerContext:
+    """Where workers are born: a process that has imported everything, so that the next one starts at once."""
+    nursery = multiprocessing.get_context("forkserver")
+    nursery.set_forkserver_preload(["pytest", runner.__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONHASHSEED", "0")  # River iterates over sets of names
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        ensure_running()
+    return nursery
+
+
 class Process:
     """One worker process. It ends with the test."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        self._log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                tied_to_parent(list(command)),
-                cwd=REPOSITORY,
-                env=os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+    def __init__(self, options: dict[str, Any], said: Path, trace: Path | None) -> None:
+        self._said = said
+        arguments = (options, str(said), None if trace is None else str(trace))
+        self._process = _nursery().Process(target=runner.main, args=arguments, daemon=True)
+        self._process.start()
 
     def send(self, how: signal.Signals) -> None:
         self.check()
-        self._process.send_signal(how)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, how)
 
     def kill(self) -> None:
         """Ends it at once, wherever it is."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
-    def stop(self) -> int:
+    def stop(self) -> int | None:
         """Ends it in good order; returns its exit code."""
-        self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
-        return self._process.wait(WAIT)
-
-    def wait(self) -> int:
-        return self._process.wait(WAIT)
+        self._process.join(WAIT)
+        return self._process.exitcode
 
     def said(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._said.read_text(errors="replace") if self._said.exists() else ""
 
     def check(self) -> None:
         """Fails if it has ended by itself."""
-        if self._process.poll() is not None:
-            raise AssertionError(f"the worker ended with {self._process.returncode}:\n{self.said()[-4000:]}")
+        if self._process.exitcode is not None:
+            raise AssertionError(f"the worker ended with {self._process.exitcode}:\n{self.said()[-4000:]}")
 
 
 class Rig:
@@ -92,6 +98,7 @@ class Rig:
         self.file = folder / f"{project.name}.py"
         self.file.write_text(builder)
         self.processes: list[Process] = []
+        self.key: Key
         self.store: RedisStore
         self.deployment: Deployment
         self.feed: ModelFeed
@@ -99,14 +106,15 @@ class Rig:
     async def open(self, topics: Mapping[str, int]) -> None:
         self.store = RedisStore(self.redis)
         self.deployment = await deploy(self.project, self.store, topics)
-        self.feed = ModelFeed(self.store, self.deployment, [snapshot_key(Loaded(self.project, ()), None)])
+        self.key = snapshot_key(Loaded(self.project, ()), None)
+        self.feed = ModelFeed(self.store, self.deployment, [self.key])
 
     async def produce(self, records: Sequence[Outgoing], **client: Any) -> None:
         async with Producer(self.bootstrap, client=client) as producer:
             await producer.send(records)
 
-    def start(self, roles: Collection[str] = ROLES, **options: Any) -> Process:
-        """A worker; its requests wait for all that they need."""
+    def start(self, roles: Collection[str] = ROLES, trace: Path | None = None, **options: Any) -> Process:
+        """A worker; its requests wait for all that they need. `trace` gets what the store answers it."""
         settings = {
             "file": str(self.file),
             "bootstrap": self.bootstrap,
@@ -116,8 +124,7 @@ class Rig:
             "session_timeout": SESSION,
             **options,
         }
-        log = self.folder / f"worker-{len(self.processes)}.log"
-        process = Process([sys.executable, "-m", "tests.streams.runner", json.dumps(settings)], log)
+        process = Process(settings, self.folder / f"worker-{len(self.processes)}.log", trace)
         self.processes.append(process)
         return process
 

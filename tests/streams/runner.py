@@ -1,9 +1,12 @@
-"""A worker in a process of its own, for tests that kill it: `python -m tests.streams.runner OPTIONS`, as JSON."""
+"""A worker in a process of its own, for tests that kill it."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,36 +17,45 @@ from features.store import Answer, Group, Position, Writes
 from headrace.compose import work
 from headrace.loading import load
 
+_PDEATHSIG = 1
 
-def trace(file: Path) -> None:
-    """Notes what the store answered to whom: the token, the group, when the question was sent, the answer."""
+
+def main(options: dict[str, Any], said: str, trace: str | None) -> None:
+    """Works on until a signal ends it.
+
+    Args:
+        options: of `headrace.compose.work`, and the project's file.
+        said: the file that gets what the worker says.
+        trace: the file that gets what the store answers, if any.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    output = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if trace is not None:
+        _trace(Path(trace))
+    asyncio.run(work(load(options.pop("file"), check_learners=False), **options))
+
+
+def _trace(file: Path) -> None:
+    """Notes when the store was asked, for which group and reader, and what it answered."""
     lines = file.open("a", buffering=1)
     commit, claim = RedisStore.commit, RedisStore.claim
 
     async def traced_commit(
         self: RedisStore, group: Group, start: Position, end: Position, writes: Writes, reader: str = ""
     ) -> Answer:
-        asked = time.time()
+        asked = time.monotonic()
         answer = await commit(self, group, start, end, writes, reader)
         lines.write(json.dumps([asked, group.name, reader, answer.status.name]) + "\n")
         return answer
 
     async def traced_claim(self: RedisStore, group: Group, initial: Position, reader: str = "") -> Position:
-        asked = time.time()
+        asked = time.monotonic()
         position = await claim(self, group, initial, reader)
         lines.write(json.dumps([asked, group.name, reader, "CLAIMED"]) + "\n")
         return position
 
     RedisStore.commit = traced_commit  # type: ignore[method-assign]  # the worker makes its store itself
     RedisStore.claim = traced_claim  # type: ignore[method-assign]  # likewise
-
-
-def main(options: dict[str, Any]) -> None:
-    traced = options.pop("trace", None)
-    if traced is not None:
-        trace(Path(traced))
-    asyncio.run(work(load(options.pop("file"), check_learners=False), **options))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

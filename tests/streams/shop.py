@@ -110,7 +110,14 @@ class Business(NamedTuple):
 
 
 def business(
-    n: int, *, seed: int = 1, step: int = 10 * MINUTE, delay: int = 2 * DAY, judged: float = 1.0
+    n: int,
+    *,
+    seed: int = 1,
+    step: int = 10 * MINUTE,
+    delay: int = 2 * DAY,
+    judged: float = 1.0,
+    cards: int = 30,
+    shops: int = 12,
 ) -> Business:
     """Payments about every `step`, with verdicts `delay` later on a share of them."""
     chance = random.Random(seed)
@@ -118,10 +125,10 @@ def business(
     t = START
     for k in range(n):
         t += chance.randrange(1, 2 * step)
-        shop = f"s{chance.randrange(12)}"
+        shop = f"s{chance.randrange(shops)}"
         fraud = chance.random() < (0.5 if shop == "s3" else 0.02)
         amount = round(chance.lognormvariate(5 if fraud else 3, 0.8), 2)
-        payments.append(Payment(f"p{k}", f"c{chance.randrange(30)}", shop, amount, t))
+        payments.append(Payment(f"p{k}", f"c{chance.randrange(cards)}", shop, amount, t))
         if chance.random() < judged:
             verdicts.append(Verdict(f"p{k}", shop, fraud, t + delay))
     return Business(payments, verdicts)

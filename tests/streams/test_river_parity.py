@@ -1,0 +1,161 @@
+"""River's own data sets through Kafka, join and learner: the metrics and the model are plain River's, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from river import datasets, metrics
+from river.linear_model import LinearRegression, LogisticRegression
+from river.preprocessing import StandardScaler
+
+from features import Source
+from models import Label, ModelSpec, Project
+from models.canonical import digest
+from models.snapshot import open_sealed
+from streams.producer import Outgoing
+from tests.parts.broker import Broker
+from tests.streams.audit import fold_of_samples, model_digest
+from tests.streams.rig import Rig, rig
+from tests.streams.shop import HOUR, START
+
+SECOND = 1_000
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of binary rows later."""
+
+    row: int
+    value: bool
+    at: int
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What is known of rows with a number later."""
+
+    row: int
+    value: float
+    at: int
+
+
+class Task:
+    """A data set of River's and what plain River makes of it."""
+
+    def __init__(
+        self, rows: Any, truth: type[msgspec.Struct], learner: Callable[[], Any], named: list[Any]
+    ) -> None:
+        self.rows: list[tuple[dict[str, Any], Any]] = list(rows)
+        self.truth: Any = truth
+        self.learner = learner
+        self.metrics = named
+        first, _ = self.rows[0]
+        columns = [(name, type(value)) for name, value in first.items()]
+        self.event: Any = msgspec.defstruct(
+            "Row", [("row", int), *columns, ("at", int)], frozen=True, module=__name__
+        )
+        self.columns = [name for name, _ in columns]
+
+    def project(self, prefix: str) -> Project:
+        rows = Source(f"{prefix}.rows.v1", self.event, id=self.event.row, time=self.event.at, key=self.event.row)
+        truth = Source(f"{prefix}.truth.v1", self.truth, id=self.truth.row, time=self.truth.at)
+        spec = ModelSpec(
+            "plain",
+            request=rows,
+            inputs=[getattr(self.event, name) for name in self.columns],
+            label=Label(truth, value=self.truth.value, within="1h"),
+            learner=self.learner(),
+            metrics=[metric for metric in self.metrics if not isinstance(metric, metrics.LogLoss | metrics.MAE)],
+        )
+        return Project(prefix, spec)
+
+    def records(self, project: Project) -> Iterator[Outgoing]:
+        rows, truth = project.sources
+        for k, (x, y) in enumerate(self.rows):
+            t = START + k * SECOND
+            event = msgspec.json.encode(self.event(row=k, at=t, **x))
+            yield Outgoing(rows.topic, str(k).encode(), event, (), t)
+            known = msgspec.json.encode(self.truth(row=k, value=y, at=t + HOUR // 2))
+            yield Outgoing(truth.topic, str(k).encode(), known, (), t + HOUR // 2)
+
+    def plain(self) -> tuple[str, dict[str, str]]:
+        """The digest of River's model after its own progressive validation, and the metrics of that."""
+        learner, kept = self.learner(), [metric.clone() for metric in self.metrics]
+        for x, y in self.rows:
+            proba = isinstance(y, bool)
+            said = learner.predict_proba_one(x) if proba else learner.predict_one(x)
+            for metric in kept:
+                metric.update(y, max(said, key=said.get) if proba and metric.requires_labels else said)
+            learner.learn_one(x, y)
+        return digest(learner), {type(metric).__name__: repr(float(metric.get())) for metric in kept}
+
+
+def phishing() -> Task:
+    return Task(
+        datasets.Phishing(),
+        Known,
+        lambda: StandardScaler() | LogisticRegression(),
+        [metrics.LogLoss(), metrics.Accuracy(), metrics.F1()],
+    )
+
+
+def trump_approval() -> Task:
+    return Task(
+        datasets.TrumpApproval(),
+        Measured,
+        lambda: StandardScaler() | LinearRegression(intercept_lr=0.1),
+        [metrics.MAE(), metrics.RMSE(), metrics.R2()],
+    )
+
+
+TASKS = {"phishing": phishing, "trump_approval": trump_approval}
+
+
+async def served(made: Rig) -> tuple[str, dict[str, str]]:
+    """The digest of the newest snapshot, and the progressive metrics that were committed with it."""
+    tag = made.deployment.groups[made.model.samples_topic][0].tag
+    key = made.key
+    data = await made.store.get(f"{tag}model")
+    cells = dict(await made.store.fields(f"{tag}monitor"))
+    assert data is not None
+    monitor = open_sealed(cells[b"monitor"], [key], ("models.monitor", "models.task")).learner
+    figures = monitor.progressive.figures()
+    return digest(open_sealed(data, [key]).learner), {name: repr(value) for name, value in figures.items()}
+
+
+@pytest.mark.parametrize("kills", [0, 2])
+@pytest.mark.parametrize("name", list(TASKS))
+async def test_the_model_and_its_metrics_are_those_of_plain_river(
+    kafka: Broker, redis_url: str, tmp_path: Path, topic_prefix: str, name: str, kills: int
+) -> None:
+    task = TASKS[name]()
+    project = task.project(topic_prefix)
+    text = (
+        "from tests.streams.test_river_parity import TASKS\n\n"
+        f"project = TASKS[{name!r}]().project({topic_prefix!r})\n"
+    )
+    ones = dict.fromkeys((source.topic for source in project.sources), 1)
+    async with rig(project, text, tmp_path, kafka, redis_url, ones) as made:
+        records = list(task.records(project))
+        await made.produce(records[: len(records) // 3] if kills else records)
+        for kill in range(kills):
+            worker = made.start()
+            least = len(records) // 12 * (kill + 1)
+
+            async def advanced(least: int = least) -> bool:
+                return await made.folded() > least
+
+            await made.until(advanced, worker)
+            worker.kill()
+        if kills:
+            await made.produce(records[len(records) // 3 :])
+        await made.finish(made.start())
+
+        river_digest, river_metrics = task.plain()
+        assert fold_of_samples(made.log, made.model).version == len(task.rows)
+        assert model_digest(fold_of_samples(made.log, made.model)) == river_digest
+        found_digest, found_metrics = await served(made)
+        assert found_digest == river_digest
+        assert {metric: found_metrics[metric] for metric in river_metrics} == river_metrics
