@@ -25,7 +25,7 @@ demo: .venv/.ready  ## the whole loop on this machine: events, features, learnin
 
 .PHONY: test
 test: .venv/.ready  ## run the tests (ARGS="-k window" for some)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: .venv/.ready  ## ruff: rules and format
