@@ -15,7 +15,20 @@ from typing import Annotated
 
 import typer
 
-from .commands import check, demo, doctor, features, models, produce, replay, serve, topics, verify, worker
+from .commands import (
+    base,
+    check,
+    demo,
+    doctor,
+    features,
+    models,
+    produce,
+    replay,
+    serve,
+    topics,
+    verify,
+    worker,
+)
 from .errors import FAILURES, Code, Told, code_of, told
 from .output import failure, stderr
 
@@ -30,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for each in (demo, check, topics, worker, serve, produce, features, models, replay, verify, doctor):
+for each in (demo, check, topics, worker, serve, produce, features, models, replay, verify, base, doctor):
     each.register(app)
 
 
@@ -48,6 +61,11 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
+    if arguments is None and os.environ.get("PYTHONHASHSEED") != "0":
+        # some of River's transformers walk through sets of names: with hashes drawn anew in each process, two of them
+        # would add the same numbers in another order
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "headrace.cli", *sys.argv[1:]])  # noqa: S606  # ourselves
     asked = os.environ.get("HEADRACE_LOG", "").upper()
     logging.basicConfig(level=asked or "WARNING", format="%(levelname)s: %(message)s", stream=sys.stderr)
     if not asked:  # it says twenty times what our errors say once

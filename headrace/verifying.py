@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from models.records import FALLBACK, PredictionRecord
 from models.spec import Model
+from streams.bases import Bases
 from streams.recompute import Log, Recompute, rescored, same_value
 
 from .logs import Opened, logged, newest
@@ -57,7 +58,11 @@ class Verdict:
 
 
 def verify(
-    opened: Opened, model: Model, limit: int = 0, tick: Callable[[int], None] | None = None
+    opened: Opened,
+    model: Model,
+    limit: int = 0,
+    tick: Callable[[int], None] | None = None,
+    bases: Bases | None = None,
 ) -> Verdict:
     """Compares the newest predictions of a model, or all, with what the log gives.
 
@@ -65,13 +70,16 @@ def verify(
         opened: the log.
         model: whose predictions are checked.
         limit: how many of the newest; 0 is all.
+        bases: states to begin from, where the log is too short.
         tick: is told of each prediction twice: when its vector and when its score has been compared.
     """
     log, deployment, first = opened
     predictions = newest(logged(log, model), limit)
     verdict = Verdict(model.name, len(predictions))
     found: list[tuple[PredictionRecord, list[Difference]]] = []
-    for prediction, differing, reason in _vectors(deployment, model, log, first, predictions):
+    for prediction, differing, reason in _vectors(
+        Recompute(deployment, model, log, first, bases), predictions
+    ):
         if tick is not None:
             tick(1 if not reason else 2)
         if reason:
@@ -96,17 +104,17 @@ def verify(
 
 
 def _vectors(
-    deployment: Any, model: Model, log: Log, first: dict[str, int], predictions: Sequence[PredictionRecord]
+    recompute: Recompute, predictions: Sequence[PredictionRecord]
 ) -> Iterator[tuple[PredictionRecord, list[Difference], str]]:
     for prediction in predictions:
         if FALLBACK in prediction.flags:
             yield prediction, [], "a fallback score, made without features"
     whole = (p for p in predictions if FALLBACK not in p.flags)
-    for prediction, assembled, reason in Recompute(deployment, model, log, first).vectors(whole):
+    for prediction, assembled, reason in recompute.vectors(whole):
         if assembled is None:
             yield prediction, [], reason
             continue
-        pairs = zip(model.vector.names, prediction.vector, assembled.vector, strict=False)
+        pairs = zip(recompute.model.vector.names, prediction.vector, assembled.vector, strict=False)
         differing = [_difference(prediction, n, a, b) for n, a, b in pairs if not same_value(a, b)]
         if len(prediction.vector) != len(assembled.vector):
             lengths = len(prediction.vector), len(assembled.vector)

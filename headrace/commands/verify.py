@@ -10,6 +10,7 @@ import typer
 from ..errors import Code
 from ..output import emit, note, progress, table
 from ..settings import settings
+from .base import Bases, bases_in
 from .options import File, Json, Kafka, Log, Redis
 
 
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
 def verify(
     file: File,
     log: Log = None,
+    bases: Bases = None,
     limit: Annotated[
         int,
         typer.Option("--limit", min=0, help="Check the newest so many predictions of each model; 0 is all."),
@@ -38,7 +40,7 @@ def verify(
 
     loaded = open_project(file, check_learners=False)
     config = settings(kafka=kafka, redis=redis)
-    verdicts: list[Verdict] = asyncio.run(_verify(loaded, log, config.kafka, config.redis, limit))
+    verdicts: list[Verdict] = asyncio.run(_verify(loaded, log, bases, config.kafka, config.redis, limit))
     if json:
         emit({"models": [verdict.as_dict() for verdict in verdicts]})
     else:
@@ -50,15 +52,16 @@ def verify(
         raise typer.Exit(Code.UNCHECKED)
 
 
-async def _verify(loaded: Any, log: Any, kafka: str, redis: str, limit: int) -> list[Any]:
+async def _verify(loaded: Any, log: Any, bases: Any, kafka: str, redis: str, limit: int) -> list[Any]:
     from ..logs import opened
     from ..verifying import verify as compare
 
+    known = None if bases is None else bases_in(bases, loaded.project)
     async with opened(loaded, log, kafka, redis) as places:
         with progress() as bar:
             task = bar.add_task("comparing", total=None, rate="")
             return [
-                compare(places, model, limit, lambda n: bar.advance(task, n))
+                compare(places, model, limit, lambda n: bar.advance(task, n), known)
                 for model in loaded.project.models
             ]
 

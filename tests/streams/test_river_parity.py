@@ -139,18 +139,17 @@ async def test_the_model_and_its_metrics_are_those_of_plain_river(
     ones = dict.fromkeys((source.topic for source in project.sources), 1)
     async with rig(project, text, tmp_path, kafka, redis_url, ones) as made:
         records = list(task.records(project))
-        await made.produce(records[: len(records) // 3] if kills else records)
+        part = len(records) // (kills + 1)
         for kill in range(kills):
+            await made.produce(records[kill * part : (kill + 1) * part])
             worker = made.start()
-            least = len(records) // 12 * (kill + 1)
 
-            async def advanced(least: int = least) -> bool:
+            async def advanced(least: int = kill * part + part // 3) -> bool:
                 return await made.folded() > least
 
             await made.until(advanced, worker)
             worker.kill()
-        if kills:
-            await made.produce(records[len(records) // 3 :])
+        await made.produce(records[kills * part :])
         await made.finish(made.start())
 
         river_digest, river_metrics = task.plain()
