@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
+from .plan import StatePlan
 from .state import NARROWED, TILED, State, Values, new_block
 from .tiles import retire, to_base
-
-if TYPE_CHECKING:
-    from .plan import StatePlan
 
 BLOCK = 64  # events a block
 CAPACITY = 512  # exact events a state; beyond, the oldest block goes into tiles

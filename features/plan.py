@@ -18,8 +18,6 @@ from .errors import DefinitionError
 from .extract import extractor
 from .fingerprint import function_fingerprint, short_digest
 from .source import Entity, Source, key_text
-from .state import FORMAT
-from .tiles import cell_size
 from .window import Calendar, Lifetime
 
 if TYPE_CHECKING:
@@ -27,10 +25,17 @@ if TYPE_CHECKING:
 
 Values = tuple[Any, ...]
 FOREVER = 1 << 63
+FORMAT = 1  # of the bytes of a state
+PARTS = 32  # cells a window
 Kin = tuple[str, str, str]  # what a partial holds: its name, the path of its column, its parameter
 BaseKey = tuple[
     str, str, str, int, bool
 ]  # and how long after the last event it is forgotten, and whether windows read it
+
+
+def cell_size(width: int) -> int:
+    """Returns the size of the cells of a window, in milliseconds."""
+    return 1 << (max(1, width // PARTS).bit_length() - 1)
 
 
 class StateSpec(msgspec.Struct, frozen=True, kw_only=True):

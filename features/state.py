@@ -20,17 +20,14 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from .clock import NEVER
 from .errors import StateCorrupt
+from .plan import FORMAT, StatePlan
 
-if TYPE_CHECKING:
-    from .plan import StatePlan
-
-FORMAT = 1
 TILED = 1  # some events live on in tiles only
 NARROWED = 2  # so many events came within the lateness that late ones are accepted for a shorter time
 

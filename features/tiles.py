@@ -10,20 +10,11 @@ A block leaves for the base where something must outlive every window: lifetimes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .aggregation import present
+from .plan import StatePlan, cell_size
 from .state import TILED, Block, State
-
-if TYPE_CHECKING:
-    from .plan import StatePlan
-
-PARTS = 32  # cells a window
-
-
-def cell_size(width: int) -> int:
-    """Returns the size of the cells of a window, in milliseconds."""
-    return 1 << (max(1, width // PARTS).bit_length() - 1)
 
 
 def resolution(plan: StatePlan, age: int) -> int:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from features.errors import EventRefused
 from models.topics import dead_letter_topic
 
 from .log import Partition
-from .producer import Headers, Outgoing
+from .producer import Outgoing
 
 _PREFIX = "__connect.errors."
 
 
-def dead_letter(
-    partition: Partition,
-    offset: int,
-    key: bytes | None,
-    value: bytes | None,
-    headers: Headers,
-    timestamp_ms: int,
-    refused: EventRefused,
-) -> Outgoing:
+def dead_letter(partition: Partition, record: Any, refused: EventRefused) -> Outgoing:
     """Returns the record for the dead letters of a topic; its place of origin tells a repeat from another."""
     facts = {
         "topic": partition.topic,
         "partition": str(partition.number),
-        "offset": str(offset),
+        "offset": str(record.offset),
         "connector.name": "headrace",
         "stage": "VALUE_CONVERTER",
         "class.name": refused.reason,
@@ -32,4 +26,5 @@ def dead_letter(
         "exception.message": refused.what[:1000],
     }
     told = [(_PREFIX + name, text.encode()) for name, text in facts.items()]
-    return Outgoing(dead_letter_topic(partition.topic), key, value, (*headers, *told), timestamp_ms)
+    headers = (*record.headers, *told)
+    return Outgoing(dead_letter_topic(partition.topic), record.key, record.value, headers, record.timestamp)

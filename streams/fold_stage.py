@@ -17,7 +17,6 @@ from models.spec import Model
 from models.topics import SENT
 
 from .context import Context
-from .deadletter import dead_letter
 from .log import Partition
 from .producer import Outgoing
 from .stage import Rewound, Stage
@@ -137,18 +136,7 @@ class FoldStage(Stage):
         out: list[Outgoing] = []
         for prepared, record in zip(part.records, raw, strict=True):
             if prepared.refused is not None:
-                out.append(
-                    dead_letter(
-                        self.partition,
-                        record.offset,
-                        record.key,
-                        record.value,
-                        record.headers,
-                        record.timestamp,
-                        prepared.refused,
-                    )
-                )
-                self.context.metrics.dead_letters.labels(self.partition.topic, prepared.refused.reason).inc()
+                out.append(self.letter(record, prepared.refused))
             else:
                 out.extend(self._label(model, prepared) for model in self.labelled)
         if part.end.clock != NEVER:

@@ -9,14 +9,12 @@ from typing import Any
 import msgspec
 
 from features import keys
-from features.errors import EventRefused
 from features.store import Group, Position, Writes
 from models.join import Join, JoinRules
 from models.records import decode_record, encode_sample
 from models.spec import Model
 
 from .context import Context
-from .deadletter import dead_letter
 from .log import Partition
 from .producer import Outgoing
 from .stage import Rewound, Stage
@@ -67,19 +65,7 @@ class JoinStage(Stage):
             try:
                 entry = decode_record(record.value or b"")
             except msgspec.DecodeError as error:
-                refused = EventRefused("undecodable", str(error), where=self.partition.topic)
-                out.append(
-                    dead_letter(
-                        self.partition,
-                        record.offset,
-                        record.key,
-                        record.value,
-                        record.headers,
-                        record.timestamp,
-                        refused,
-                    )
-                )
-                metrics.dead_letters.labels(self.partition.topic, refused.reason).inc()
+                out.append(self.unreadable(record, error))
                 continue
             for sample in self.join.fold(entry, record.offset):
                 out.append(

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from features import keys
-from features.errors import EventRefused
 from features.store import Group, Position, Writes
 from models.learner import Learner
 from models.monitor import Monitor
@@ -23,7 +22,6 @@ from models.snapshot import open_sealed, seal, take
 from models.spec import Model
 
 from .context import Context
-from .deadletter import dead_letter
 from .log import Partition
 from .producer import Outgoing
 from .stage import Rewound, Stage
@@ -77,19 +75,7 @@ class LearnStage(Stage):
             try:
                 sample = decode_sample(record.value or b"")
             except msgspec.DecodeError as error:
-                refused = EventRefused("undecodable", str(error), where=self.partition.topic)
-                self._letters.append(
-                    dead_letter(
-                        self.partition,
-                        record.offset,
-                        record.key,
-                        record.value,
-                        record.headers,
-                        record.timestamp,
-                        refused,
-                    )
-                )
-                metrics.dead_letters.labels(self.partition.topic, refused.reason).inc()
+                self._letters.append(self.unreadable(record, error))
                 continue
             outcome = self.learner.on_sample(sample, record.offset)
             metrics.learned.labels(name, outcome.what).inc()

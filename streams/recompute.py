@@ -10,7 +10,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from features.errors import EventRefused, StateCorrupt
 from features.group import FoldGroup
@@ -26,6 +28,8 @@ from models.spec import Model
 from models.task import score
 
 from .bases import Bases, restore
+
+T = TypeVar("T")
 
 CHUNK = 5_000
 
@@ -258,10 +262,19 @@ def predictions_of(log: Log, model: Model) -> Iterator[PredictionRecord]:
     """Yields the predictions in a model's log, a partition after the other."""
     for partition, bounds in sorted(log.bounds(model.log_topic).items()):
         for batch in log.read(model.log_topic, partition, bounds.earliest, bounds.highwater):
-            for record in batch:
-                entry = decode_record(record.value or b"")
+            for _, entry in _decoded(batch, decode_record):
                 if isinstance(entry, PredictionRecord):
                     yield entry
+
+
+def _decoded(records: Sequence[Any], decode_value: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
+    """Yields offsets and what stands there, but for what cannot be read: it went to the dead letters."""
+    for record in records:
+        try:
+            entry = decode_value(record.value or b"")
+        except msgspec.DecodeError:
+            continue
+        yield record.offset, entry
 
 
 def same_vector(one: Sequence[Value], other: Sequence[Value]) -> bool:
@@ -308,13 +321,14 @@ def rescored(
             )
         return
     batches = log.read(model.samples_topic, 0, learner.next_offset, bounds.highwater)
-    samples = (record for batch in batches for record in batch)
+    samples = (found for batch in batches for found in _decoded(batch, decode_sample))
     for prediction in order:
         while learner.version < prediction.version:
-            record = next(samples, None)
-            if record is None:
+            found = next(samples, None)
+            if found is None:
                 break
-            learner.on_sample(decode_sample(record.value or b""), record.offset)
+            offset, sample = found
+            learner.on_sample(sample, offset)
             if tick is not None:
                 tick(learner.version)
         if learner.version != prediction.version:

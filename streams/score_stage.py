@@ -23,7 +23,6 @@ from models.scorer import Place, Request, Scorer, decode_reads
 from models.spec import Model
 
 from .context import Context
-from .deadletter import dead_letter
 from .fold_stage import FoldStage
 from .log import Partition
 from .producer import Outgoing
@@ -140,18 +139,7 @@ class ScoreStage(Stage):
             try:
                 prediction, assembled = scorer.score(request, where, states, predictor)
             except EventRefused as refused:
-                out.append(
-                    dead_letter(
-                        self.partition,
-                        record.offset,
-                        record.key,
-                        record.value,
-                        record.headers,
-                        record.timestamp,
-                        refused,
-                    )
-                )
-                self.context.metrics.dead_letters.labels(self.partition.topic, refused.reason).inc()
+                out.append(self.letter(record, refused))
                 continue
             made = PredictionRecord(
                 id=ident,

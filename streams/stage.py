@@ -11,11 +11,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from features.errors import StoreError
+from features.errors import EventRefused, StoreError
 from features.store import NOBODY, Group, Position, Status, Writes
 
 from .context import Context
+from .deadletter import dead_letter
 from .log import Partition
+from .producer import Outgoing
 
 log = logging.getLogger("headrace.worker")
 
@@ -62,6 +64,15 @@ class Stage:
 
     async def finish(self) -> None:
         """Finishes what is in hand before the partition goes to another worker."""
+
+    def letter(self, record: Any, refused: EventRefused) -> Outgoing:
+        """Counts a bad record and returns what goes to the dead letters."""
+        self.context.metrics.dead_letters.labels(self.partition.topic, refused.reason).inc()
+        return dead_letter(self.partition, record, refused)
+
+    def unreadable(self, record: Any, error: Exception) -> Outgoing:
+        """Does the same for a record that cannot be decoded."""
+        return self.letter(record, EventRefused("undecodable", str(error), where=self.partition.topic))
 
     async def commit(self, start: Position, end: Position, writes: Writes) -> None:
         """Moves the position with its writes, whatever is lost on the way.

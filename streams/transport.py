@@ -180,6 +180,7 @@ class Carrier:
 
     def __init__(self, processor: Processor, topics: Mapping[str, int]) -> None:
         self.readings: dict[Partition, Reading] = {}
+        self._released: dict[Partition, Reading] = {}  # while the call in hand, or `revoked`, may ask for them
         self.calls = 0
         self.failed: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         self.client: Client | None = None
@@ -196,6 +197,8 @@ class Carrier:
 
     def seek(self, partition: Partition, offset: int) -> None:
         """See `Flow`."""
+        if partition not in self.readings:
+            return  # given up while the processor had it in hand: the next claim says where to read
         reading = Reading(offset, self.readings[partition].highwater, busy=True)
         self.readings[partition] = reading
         task = asyncio.get_running_loop().create_task(self._move(partition, reading))
@@ -204,11 +207,14 @@ class Carrier:
 
     def position(self, partition: Partition) -> int:
         """See `Flow`."""
-        return self.readings[partition].delivered
+        return self._reading(partition).delivered
 
     def highwater(self, partition: Partition) -> int:
         """See `Flow`."""
-        return self.readings[partition].highwater
+        return self._reading(partition).highwater
+
+    def _reading(self, partition: Partition) -> Reading:
+        return self.readings.get(partition) or self._released[partition]
 
     async def _move(self, partition: Partition, reading: Reading) -> None:
         with self._guard():
@@ -244,7 +250,7 @@ class Carrier:
     async def release(self) -> None:
         """Deliver nothing any more; let the processor finish what it has in hand and let go of everything."""
         held = frozenset(self.readings)
-        self.readings = {}
+        self._released, self.readings = self.readings or self._released, {}
         if self._claim is not None:
             self._claim.cancel()
         async with self._turn:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..errors import FAILURES, ServiceFailed, told
 from ..exporting import exported
 from ..loading import Loaded
 from ..output import failure
+from .interrupts import Interrupts
 
 PARTITIONS = 2  # of each source: this machine may have two cores
 SESSION = (
@@ -68,7 +70,7 @@ class House:
 
 
 @contextlib.contextmanager
-def house(loaded: Loaded, folder: Path, port: int | None) -> Iterator[House]:
+def house(loaded: Loaded, folder: Path, port: int | None, interrupts: Interrupts) -> Iterator[House]:
     """Starts everything on loopback ports and ends it.
 
     Processes are forks: what takes seconds to import is there at once, and is held in memory once. So this must be
@@ -78,6 +80,7 @@ def house(loaded: Loaded, folder: Path, port: int | None) -> Iterator[House]:
         loaded: the project.
         folder: for data and logs; it is the caller's.
         port: of the API; without one 8000 or, if that is taken, a free one.
+        interrupts: held back while a process starts, so that each has somebody to end it.
 
     Raises:
         ServiceFailed, EmbeddedKafkaError, EmbeddedRedisError: something did not come up.
@@ -85,15 +88,17 @@ def house(loaded: Loaded, folder: Path, port: int | None) -> Iterator[House]:
     topics = topics_of(loaded.project, {source.topic: PARTITIONS for source in loaded.project.sources})
     everything = topics | {dead_letter_topic(topic): 1 for topic in topics}
     with contextlib.ExitStack() as stack:
-        kafka = stack.enter_context(EmbeddedKafka.start(everything))
-        redis = stack.enter_context(EmbeddedRedis.start(folder / "redis"))
         metrics_port = free_port()
-        worker = _fork("worker", folder, lambda: _work(loaded, kafka.bootstrap, redis.url, metrics_port))
-        stack.callback(_end, worker)
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        api = _fork("api", folder, lambda: _serve(loaded, kafka.bootstrap, redis.url, _port(port), theirs))
-        stack.callback(_end, api)
-        theirs.close()
+        with interrupts.later():
+            kafka = stack.enter_context(EmbeddedKafka.start(everything))
+            redis = stack.enter_context(EmbeddedRedis.start(folder / "redis"))
+            worker = _fork("worker", folder, partial(_work, loaded, kafka.bootstrap, redis.url, metrics_port))
+            stack.callback(_end, worker)
+            ours, theirs = multiprocessing.Pipe(duplex=False)
+            serving = partial(_serve, loaded, kafka.bootstrap, redis.url, _port(port), theirs)
+            api = _fork("api", folder, serving)
+            stack.callback(_end, api)
+            theirs.close()
         url = _told(ours, api, folder)
         made = House(
             folder,
@@ -108,17 +113,16 @@ def house(loaded: Loaded, folder: Path, port: int | None) -> Iterator[House]:
 
 
 @contextlib.contextmanager
-def workplace() -> Iterator[Path]:
+def workplace(interrupts: Interrupts) -> Iterator[Path]:
     """Gives a folder that is gone afterwards, whatever is still written to it."""
-    ends = (signal.SIGINT, signal.SIGTERM)
-    # held back for a moment: a signal between the folder and the promise to remove it would leave it behind
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
+    folder: Path | None = None
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with interrupts.later():
+            folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _work(loaded: Loaded, bootstrap: str, redis: str, metrics_port: int) -> None:

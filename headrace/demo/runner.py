@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from .asking import Caller
 from .feeding import Feeder
 from .generator import DAY, Town, events
 from .house import House, house, workplace
+from .interrupts import Interrupted, Interrupts
 from .show import Board, status_line, welcome
 from .timeline import Timeline
 
@@ -46,10 +47,6 @@ _EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "payments
 _TEMPLATE = Path(__file__).with_name("payments.py.tmpl")
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM, before there was anything to show. Not an error: nobody may take it for one of theirs."""
-
-
 def run(seconds: float | None, port: int | None, *, told: bool) -> dict[str, Any] | None:
     """Runs the demo until the seconds are over or someone ends it; leaves no process and no file.
 
@@ -61,13 +58,13 @@ def run(seconds: float | None, port: int | None, *, told: bool) -> dict[str, Any
     Returns:
         The figures, where the seconds have passed.
     """
-    with _signals(), contextlib.suppress(Interrupted), workplace() as folder:
+    with contextlib.suppress(Interrupted), Interrupts() as interrupts, workplace(interrupts) as folder:
         loaded = open_project(project_file(folder))
-        with house(loaded, folder, port) as home:
+        with house(loaded, folder, port, interrupts) as home:
             try:
                 return asyncio.run(_live(loaded, home, seconds, told))
             finally:
-                _ignore_signals()  # the loop has put back the defaults, which would end us half-way
+                interrupts.ignore()  # the loop has put back the defaults, which would end us half-way
     return None
 
 
@@ -254,25 +251,3 @@ def _figures(
 def _quantile(values: list[float], share: float) -> float | None:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
-
-
-def _ignore_signals() -> None:
-    """From now on what there is comes down, which takes a moment and must not be cut short."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """While processes come up and go down a signal unwinds what there is; the event loop has handlers of its own."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        _ignore_signals()
-        raise Interrupted
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,6 +11,8 @@ from rich.console import Console
 from tests.bench import api, worker
 from tests.bench.goal import Goal, goals_table
 
+_WIDTH = 140
+
 
 def main() -> None:
     """Runs what was asked for."""
@@ -21,7 +23,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=api.SECONDS, help="seconds of each load on the API")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the goals there as well")
     given = parser.parse_args()
-    console = Console(soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)  # a file has no width, and a table cut to 80 columns no figures
     goals: list[Goal] = []
     if given.what in ("worker", "all"):
         goals += worker.run(console, given.events, given.rounds)

@@ -36,6 +36,7 @@ class Terminals:
         }
 
     def type(self, block: Block) -> None:
+        print(time.strftime("%X"), block.place, flush=True)
         """Runs the commands of a block."""
         typed = commands(block)
         for number, command in enumerate(typed, 1):
@@ -106,7 +107,6 @@ class Terminals:
 
 
 def like(shown: str, said: str) -> bool:
-    """Tells whether a page shows what was said: `...` stands for anything, and white space is white space."""
-    parts = [re.escape(word) for word in shown.split()]
-    pattern = r"\s+".join(parts).replace(re.escape("..."), ".*?")
-    return re.fullmatch(rf"\s*{pattern}\s*", said, re.DOTALL) is not None
+    """Tells whether a page shows what was said: `...` stands for anything, and white space for nothing."""
+    pattern = re.escape("".join(shown.split())).replace(re.escape("..."), ".*?")
+    return re.fullmatch(pattern, "".join(said.split()), re.DOTALL) is not None

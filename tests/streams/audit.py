@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from models.canonical import digest
 from models.deployment import Deployment
@@ -11,6 +14,9 @@ from models.learner import Learner
 from models.records import LabelRecord, PredictionRecord, ProgressRecord, Sample, decode_record, decode_sample
 from models.spec import Model
 from streams.recompute import Log, Recompute, predictions_of, rescored, same_value, same_vector
+
+
+T = TypeVar("T")
 
 
 class Audit(NamedTuple):
@@ -47,25 +53,21 @@ def clean(findings: Audit, count: int) -> bool:
 def entries(log: Log, model: Model) -> list[PredictionRecord | LabelRecord | ProgressRecord]:
     """The records of a model's log."""
     return [
-        decode_record(record.value)
-        for partition, bounds in sorted(log.bounds(model.log_topic).items())
-        for batch in log.read(model.log_topic, partition, bounds.earliest, bounds.highwater)
-        for record in batch
+        entry
+        for number in sorted(log.bounds(model.log_topic))
+        for _, entry in _read(log, model.log_topic, number, decode_record)
     ]
 
 
 def samples(log: Log, model: Model) -> list[Sample]:
     """The samples in their one order; repeats, which are told by their origin, are dropped."""
-    bounds = log.bounds(model.samples_topic)[0]
     found: list[Sample] = []
     newest: dict[str, tuple[int, int]] = {}
-    for batch in log.read(model.samples_topic, 0, bounds.earliest, bounds.highwater):
-        for record in batch:
-            sample = decode_sample(record.value)
-            origin = (sample.offset, sample.index)
-            if origin > newest.get(sample.source, (-1, 0)):
-                newest[sample.source] = origin
-                found.append(sample)
+    for _, sample in _read(log, model.samples_topic, 0, decode_sample):
+        origin = (sample.offset, sample.index)
+        if origin > newest.get(sample.source, (-1, 0)):
+            newest[sample.source] = origin
+            found.append(sample)
     return found
 
 
@@ -76,13 +78,22 @@ def kinds(found: list[Sample]) -> Counter[str]:
 def fold_of_samples(log: Log, model: Model, version: int | None = None) -> Learner:
     """The learner that the samples make: all of them, or as many as a version has learned."""
     learner = model.new_learner()
-    bounds = log.bounds(model.samples_topic)[0]
-    for batch in log.read(model.samples_topic, 0, bounds.earliest, bounds.highwater):
-        for record in batch:
-            if version is not None and learner.version >= version:
-                return learner
-            learner.on_sample(decode_sample(record.value), record.offset)
+    for offset, sample in _read(log, model.samples_topic, 0, decode_sample):
+        if version is not None and learner.version >= version:
+            break
+        learner.on_sample(sample, offset)
     return learner
+
+
+def _read(log: Log, topic: str, number: int, decode: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
+    """Offsets and entries; what cannot be read is passed over, as the worker does."""
+    bounds = log.bounds(topic)[number]
+    for batch in log.read(topic, number, bounds.earliest, bounds.highwater):
+        for record in batch:
+            try:
+                yield record.offset, decode(record.value)
+            except msgspec.DecodeError:
+                continue
 
 
 def model_digest(learner: Learner) -> str:

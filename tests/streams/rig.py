@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from features.errors import StoreUnavailable
 from features.redis import RedisStore
 from features.store import Position
 from headrace.compose import snapshot_key
@@ -131,7 +132,14 @@ class Rig:
     async def until(self, done: Callable[[], Awaitable[bool]], *running: Process) -> None:
         """Waits for a condition while these processes run."""
         deadline = time.monotonic() + WAIT
-        while not await done():
+
+        async def finished() -> bool:
+            try:
+                return await done()
+            except StoreUnavailable:
+                return False
+
+        while not await finished():
             for process in running:
                 process.check()
             if time.monotonic() > deadline:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,8 +18,9 @@ from models.project import Project
 from models.records import PredictionRecord, Sample
 from models.spec import Model
 from streams.learn_stage import LearnStage
-from streams.log import Partition
+from streams.log import Bounds, Partition
 from streams.replay import Replay, Stream, merged
+from streams.transport import Carrier, Fetched, Flow, Reading
 from tests.streams.audit import audit, clean, entries, fold_of_samples, kinds, model_digest, samples
 from tests.streams.memory_log import Crash, Danger, House, Worker
 from tests.streams.shop import DAY, HOUR, MINUTE, START, Business, Payment, Verdict, build, business, sent
@@ -358,6 +361,59 @@ async def test_partitions_that_went_to_another_worker_are_forgotten(house: House
     await worker.engine.assigned(kept, {p: bounds(p.topic)[p.number] for p in kept})
 
     assert worker.engine.stages.keys() == kept
+
+
+class Steering:
+    """A processor that asks for everything while its partitions are taken away."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.found: list[int] = []
+        self.flow: Flow
+
+    def attach(self, flow: Flow) -> None:
+        self.flow = flow
+
+    async def assigned(
+        self, partitions: frozenset[Partition], bounds: Mapping[Partition, Bounds]
+    ) -> Mapping[Partition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    def ask(self) -> None:
+        self.found += [self.flow.position(self.partition), self.flow.highwater(self.partition)]
+        self.flow.seek(self.partition, 3)
+
+    async def revoked(self, partitions: frozenset[Partition]) -> None:
+        self.ask()
+
+    def wants(self, partition: Partition) -> bool:
+        return True
+
+    async def polled(self, partition: Partition, records: Sequence[Any], highwater: int) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        self.ask()
+
+    async def idle(self) -> None:
+        return
+
+
+async def test_a_partition_may_be_taken_away_while_a_poll_of_it_is_in_hand() -> None:
+    partition = Partition("t", 0)
+    processor = Steering(partition)
+    carrier = Carrier(processor, {"t": 1})
+    carrier.readings[partition] = Reading(10, 20)
+    (poll,) = carrier.take(carrier.open(), {partition: Fetched(10, 11, 25, [object()])})  # type: ignore[list-item]
+    delivery = asyncio.create_task(carrier.deliver(poll))
+    await processor.begun.wait()
+    release = asyncio.create_task(carrier.release())
+    await asyncio.sleep(0)
+    processor.go_on.set()
+    await asyncio.gather(delivery, release)
+
+    carrier.check()
+    assert processor.found == [10, 25, 11, 25]
 
 
 # -- definitions

@@ -11,9 +11,10 @@ from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.partition import murmur2, partition_of
 from streams.errors import DeliveryFailed, DeliveryRefused
 from streams.log import LogReader, Record
-from streams.producer import Outgoing, Producer, cloud_event, murmur2, partition_of
+from streams.producer import Outgoing, Producer, cloud_event
 from tests.parts.broker import Broker
 
 T = 1_750_000_000_000
