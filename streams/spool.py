@@ -6,6 +6,7 @@ One file for each partition, NDJSON of `[offset, timestamp, key, value]` with ke
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,8 @@ from typing import IO, Any
 import orjson
 
 from .log import NO_TOPIC_ID, Bounds, Record
+
+_STEP = 1 << 16
 
 
 class Spool:
@@ -61,6 +64,8 @@ class Spool:
         batch: list[Record] = []
         with path.open("rb") as file:
             for line in file:
+                if not line.endswith(b"\n"):
+                    break  # somebody is writing it now
                 offset, timestamp, key, value = orjson.loads(line)
                 if offset >= end:
                     break
@@ -82,10 +87,19 @@ class Spool:
         return self.folder / f"{topic}@{partition}.ndjson"
 
     def _end(self, topic: str, partition: int) -> int:
-        last = 0
-        for batch in self.read(topic, partition, 0, 1 << 62):
-            last = batch[-1].offset + 1
-        return last
+        """Returns the offset after the last whole line, found from the end of the file."""
+        path = self._path(topic, partition)
+        if not path.exists():
+            return 0
+        with path.open("rb") as file:
+            tail, at = b"", file.seek(0, os.SEEK_END)
+            while at and tail.count(b"\n") < 2:
+                step = min(at, _STEP)
+                at = file.seek(at - step)
+                tail = file.read(step) + tail
+        lines = tail.splitlines(keepends=True)
+        whole = [line for line in lines[-2:] if line.endswith(b"\n")]
+        return int(orjson.loads(whole[-1])[0]) + 1 if whole else 0
 
 
 def _line(record: Any) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +57,11 @@ _PARAMETERS: dict[str, Any] = {
 def aggregation_classes() -> list[type[Aggregation[Any]]]:
     """Returns every aggregation that a project can import."""
     found = [getattr(features, name) for name in features.__all__]
-    return [one for one in found if isinstance(one, type) and issubclass(one, Aggregation) and one is not Aggregation]
+    return [
+        one
+        for one in found
+        if isinstance(one, type) and issubclass(one, Aggregation) and one is not Aggregation
+    ]
 
 
 def _made(kind: type[Aggregation[Any]]) -> Aggregation[Any]:
@@ -85,7 +90,9 @@ def aggregations() -> str:
             empty: Any = None
         else:
             empty = one.value(Events(0, 1))
-        shown = "missing" if empty is None else "nothing (no slot has a value)" if empty == () else f"`{empty!r}`"
+        shown = (
+            "missing" if empty is None else "nothing (no slot has a value)" if empty == () else f"`{empty!r}`"
+        )
         slots = {"LastK": "k", "TopK": "2 k"}.get(kind.__name__, str(one.width))
         rows.append((f"`{kind.__name__}({', '.join(_names(kind))})`", takes, _promise(kind), shown, slots))
     return _table(("written", "columns of type", "value", "empty window", "slots"), rows)
@@ -157,14 +164,16 @@ def metrics(process: str) -> str:
         before = {family.name for family in api.registry.collect()}
         api.watch(lambda: 0, {}, {}, dict)
         rows = [
-            (_full(family.name, family.type), family.type, _labels(getattr(family, "_labelnames", ())), family.documentation)
+            (
+                _full(family.name, family.type),
+                family.type,
+                _labels(getattr(family, "_labelnames", ())),
+                family.documentation,
+            )
             for family in api.registry.collect()
             if family.name not in before
         ]
-    rows += [
-        (_full(m._name, m._type), m._type, _labels(m._labelnames), m._documentation)
-        for m in made
-    ]
+    rows += [(_full(m._name, m._type), m._type, _labels(m._labelnames), m._documentation) for m in made]
     return _table(("metric", "type", "labels", "meaning"), sorted(rows))
 
 
@@ -232,7 +241,9 @@ def commands() -> str:
 def _command(path: str, name: str, command: Any) -> str:
     whole = f"{path} {name}"
     if hasattr(command, "commands"):
-        return "\n".join(_command(whole, inner, command.commands[inner]) for inner in sorted(command.commands))
+        return "\n".join(
+            _command(whole, inner, command.commands[inner]) for inner in sorted(command.commands)
+        )
     rows = []
     usage = [whole]
     for parameter in command.params:
@@ -246,7 +257,8 @@ def _command(path: str, name: str, command: Any) -> str:
             rows.append((f"`{switches}{value}`", _default(parameter), _plain(parameter.help)))
     told = " ".join((command.help or "").split())
     example = (command.epilog or "").removeprefix("Example: ")
-    text = f"### `{whole}`\n\n{told}\n\n```text\n{' '.join(usage)} [OPTIONS]\n```\n\n{_table(('', 'default', 'meaning'), rows)}"
+    table = _table(("", "default", "meaning"), rows)
+    text = f"### `{whole}`\n\n{told}\n\n```text\n{' '.join(usage)} [OPTIONS]\n```\n\n{table}"
     return text + (f"\nExample: `{example}`\n" if example else "")
 
 
@@ -347,7 +359,7 @@ def main() -> None:
         text = generated(page)
         if text != page.read_text():
             page.write_text(text)
-            print(f"written: {page.relative_to(REPOSITORY)}")
+            sys.stdout.write(f"written: {page.relative_to(REPOSITORY)}\n")
 
 
 if __name__ == "__main__":

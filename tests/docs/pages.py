@@ -1,11 +1,11 @@
 """The pages of the documentation, and the code blocks in them.
 
-A block is a fence with a language. What a test must know beyond that stands in HTML comments on the lines right above the
-fence, which no reader sees:
+A block is a fence with a language. What a test must know beyond that stands in HTML comments on the lines right above
+the fence, which no reader sees:
 
 - `file: shop.py`: the block is a whole file; it is written into the folder in which the page's later blocks run.
-- `setup: payments`: the block is a fragment that goes on from `docs/examples/payments.py`; `setup: shop.py` goes on from
-  a file of the same page.
+- `setup: payments`: the block is a fragment that goes on from `docs/examples/payments.py`; `setup: shop.py` goes on
+  from a file of the same page. All names of `features` are imported for it.
 - `needs: kafka`: the commands need a broker, so only their names and options are checked.
 - `terminal: worker`: the command stays running, in a terminal of its own, until the page has been read.
 - `eventually`: the command is repeated until it shows what the page shows.

@@ -35,8 +35,7 @@ class Terminals:
             "HEADRACE_PORT": str(self._port),
         }
 
-    def type(self, block: Block) -> None:
-        print(time.strftime("%X"), block.place, flush=True)
+    def run(self, block: Block) -> None:
         """Runs the commands of a block."""
         typed = commands(block)
         for number, command in enumerate(typed, 1):
@@ -47,12 +46,12 @@ class Terminals:
             elif "eventually" in block.notes:
                 self._repeat(block, Command(line, shown))
             else:
-                code, said = self._run(line)
+                code, said = self._once(line)
                 wanted = int(block.notes.get("exit", "0")) if number == len(typed) else 0
                 assert code == wanted, f"{block.place}: {line}\nended with {code}:\n{said}"
                 assert not shown or like(shown, said), f"{block.place}: {line}\nshowed\n{said}\nnot\n{shown}"
 
-    def _run(self, line: str) -> tuple[int, str]:
+    def _once(self, line: str) -> tuple[int, str]:
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=self._folder,
@@ -66,7 +65,7 @@ class Terminals:
 
     def _repeat(self, block: Block, command: Command) -> None:
         while True:
-            code, said = self._run(command.line)
+            code, said = self._once(command.line)
             if code == 0 and like(command.shown, said):
                 return
             self._check(block, f"{command.line} shows\n{said}\nnot yet\n{command.shown}")

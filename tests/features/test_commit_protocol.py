@@ -1,4 +1,4 @@
-"""The commit under failures: whatever is lost, repeated, late or rewound, the states are the fold of the named prefix."""
+"""The commit under failures: whatever is lost, repeated or rewound, the states are the fold of the named prefix."""
 
 from __future__ import annotations
 

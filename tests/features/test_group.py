@@ -99,7 +99,8 @@ class Log:
         """Folds the next records and commits; `stop` ends the owner after so many commits."""
         fold, start = self.fold, self.fold.position.next
         records = [
-            fold.prepare(start + k, *self.records[start + k]) for k in range(min(count, len(self.records) - start))
+            fold.prepare(start + k, *self.records[start + k])
+            for k in range(min(count, len(self.records) - start))
         ]
         await self.load(records)
         for k, batch in enumerate(fold.fold(records, start + len(records))):
@@ -195,7 +196,9 @@ async def test_the_clock_of_a_group_is_moved_by_two_that_agree_and_not_by_a_stra
 
 async def test_a_stray_from_the_future_moves_the_newest_time_of_its_own_entity_alone() -> None:
     log = Log()
-    await log.all(raw(sale("a", 0)), raw(sale("stray", 900 * DAY, "c2")), raw(sale("b", HOUR)), raw(sale("c", HOUR)))
+    await log.all(
+        raw(sale("a", 0)), raw(sale("stray", 900 * DAY, "c2")), raw(sale("b", HOUR)), raw(sale("c", HOUR))
+    )
 
     spent = log.plans[0]
     own, other = (log.fold.state(log.plans.index(spent), name) for name in ("c1", "c2"))

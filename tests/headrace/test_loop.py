@@ -303,3 +303,16 @@ def test_serve_answers_and_ends_in_good_order(played: Played) -> None:
     api.terminate()
     api.communicate()
     assert api.returncode == 0
+
+
+def test_bases_are_made_from_the_spool_and_verify_takes_them(
+    cli: Cli, played: Played, tmp_path: Path
+) -> None:
+    made = cli("base", PAYMENTS, "--log", str(played.spool), "--to", str(tmp_path), "--json").json["bases"]
+    assert made
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(made)
+    told = cli("verify", PAYMENTS, "--log", str(played.spool), "--bases", str(tmp_path), "--json").json[
+        "models"
+    ][0]
+    assert told["different"] == 0
+    assert told["equal"] > 0

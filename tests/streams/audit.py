@@ -15,7 +15,6 @@ from models.records import LabelRecord, PredictionRecord, ProgressRecord, Sample
 from models.spec import Model
 from streams.recompute import Log, Recompute, predictions_of, rescored, same_value, same_vector
 
-
 T = TypeVar("T")
 
 

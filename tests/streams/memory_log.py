@@ -63,7 +63,7 @@ class MemoryLog:
         yield [r for r in self.records[Partition(topic, partition)][start:end] if r is not None]
 
 
-class Crash(Exception):  # noqa: N818 - the end of a process, not an error of ours
+class Crash(Exception):
     """The process ends here."""
 
 
@@ -119,9 +119,6 @@ class DangerousStore:
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         return await self._store.scan(prefix, cursor)
 
-    async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
-        return await self._store.scan(prefix, cursor)
-
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         return await self._store.fields(key)
 
@@ -145,7 +142,9 @@ class House:
     """A project at work in memory: one log and one store, through which workers come and go."""
 
     def __init__(self, project: Project, partitions: Mapping[str, int] | int = 2) -> None:
-        given = partitions if not isinstance(partitions, int) else {s.topic: partitions for s in project.sources}
+        given = (
+            partitions if not isinstance(partitions, int) else {s.topic: partitions for s in project.sources}
+        )
         self.project = project
         self.topics = topics_of(project, given)
         self.log = MemoryLog(self.topics | dict.fromkeys(map(dead_letter_topic, self.topics), 1))
@@ -206,7 +205,9 @@ class Worker:
     @property
     def partitions(self) -> frozenset[Partition]:
         return frozenset(
-            Partition(topic, number) for topic, count in self.engine.topics().items() for number in range(count)
+            Partition(topic, number)
+            for topic, count in self.engine.topics().items()
+            for number in range(count)
         )
 
     def seek(self, partition: Partition, offset: int) -> None:

@@ -100,12 +100,11 @@ class Rig:
         self.file.write_text(builder)
         self.processes: list[Process] = []
         self.key: Key
-        self.store: RedisStore
+        self.store = RedisStore(redis)
         self.deployment: Deployment
         self.feed: ModelFeed
 
     async def open(self, topics: Mapping[str, int]) -> None:
-        self.store = RedisStore(self.redis)
         self.deployment = await deploy(self.project, self.store, topics)
         self.key = snapshot_key(Loaded(self.project, ()), None)
         self.feed = ModelFeed(self.store, self.deployment, [self.key])
@@ -159,7 +158,9 @@ class Rig:
 
     def _readers(self) -> list[tuple[str, str]]:
         """Readers in the order of the flow: who has ended cannot be given more by those after it."""
-        sources = [source.topic for source in self.project.sources if source.topic != self.model.samples_topic]
+        sources = [
+            source.topic for source in self.project.sources if source.topic != self.model.samples_topic
+        ]
         asked = [(self.model.spec.request.topic, "score")]
         joined = [(self.model.log_topic, "join"), (self.model.samples_topic, "learn")]
         folded = [(self.model.samples_topic, "")] if len(sources) < len(self.project.sources) else []
@@ -220,8 +221,8 @@ async def rig(
             broker.create_topic(topic, count)
     with LogReader(broker.bootstrap) as reader:
         made = Rig(project, builder, folder, broker, redis, reader)
-        await made.open(topics)
         try:
+            await made.open(topics)
             yield made
         finally:
             for process in made.processes:

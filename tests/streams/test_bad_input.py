@@ -71,8 +71,18 @@ async def test_poison_goes_to_the_dead_letters_with_reason_origin_and_bytes_and_
         ("undecodable", b"c1", b"{", home),
         ("undecodable", b"c1", b'{"id":"x","card":"c1","shop":"s1","amount":NaN,"at":1767225600000}', home),
         ("undecodable", b"c1", b'{"id":"x","card":"c1","shop":"s1","amount":"12","at":1767225600000}', home),
-        ("number_out_of_range", b"c1", b'{"id":"x","card":"c1","shop":"s1","amount":1e40,"at":1767225600000}', home),
-        ("time_out_of_range", b"c1", b'{"id":"x","card":"c1","shop":"s1","amount":1.0,"at":9007199254740992}', home),
+        (
+            "number_out_of_range",
+            b"c1",
+            b'{"id":"x","card":"c1","shop":"s1","amount":1e40,"at":1767225600000}',
+            home,
+        ),
+        (
+            "time_out_of_range",
+            b"c1",
+            b'{"id":"x","card":"c1","shop":"s1","amount":1.0,"at":9007199254740992}',
+            home,
+        ),
         ("too_large", b"c1", b'{"id":"' + b"x" * 3_000 + b'"}', home),
         ("no_value", b"c1", None, home),
         ("no_key", None, other.value, home),
@@ -93,11 +103,15 @@ async def test_poison_goes_to_the_dead_letters_with_reason_origin_and_bytes_and_
         )
         assert sorted(reason for reason, _, _ in found) == sorted(reason for reason, *_ in poison)
         assert sorted(offset for _, offset, _ in found) == sorted([*range(len(poison) - 1), 0])
-        assert [(reason, value) for reason, _, value in shop.letters(verdicts.topic)] == [("undecodable", b"[]")]
+        assert [(reason, value) for reason, _, value in shop.letters(verdicts.topic)] == [
+            ("undecodable", b"[]")
+        ]
         findings = audit(shop.deployment, shop.model, shop.log)
         assert clean(findings, 6)
         assert [s.id for s in samples(shop.log, shop.model)] == ["p0"]
-        counts = {p.id: p.vector[shop.model.vector.names.index("Card.count_7d")] for p in findings.predictions}
+        counts = {
+            p.id: p.vector[shop.model.vector.names.index("Card.count_7d")] for p in findings.predictions
+        }
         assert counts == {f"p{k}": k + 1 for k in range(6)}
 
 
@@ -321,7 +335,7 @@ async def test_of_two_workers_that_own_a_partition_only_one_advances_it(
         second = asyncio.create_task(owner(shop, "second", notes))
 
         async def done() -> bool:
-            assert not (first.done() or second.done())
+            assert not any(task.done() for task in (first, second))
             return await shop.done()
 
         await shop.until(done)

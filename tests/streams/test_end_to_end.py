@@ -150,4 +150,3 @@ async def test_what_became_of_requests_is_a_feature_as_well(
             week = [s.label for s in known if shops[s.id] == name and last - 7 * DAY < s.label_t <= last]
             share = sum(map(bool, week)) / len(week) if week else None
             assert (await asked(shop, Payment("probe", "c1", name, 1.0, last)))[place] == share
-

@@ -62,9 +62,10 @@ async def ran(house: House, **options: object) -> Worker:
 def replayed(project: Project, events: Business) -> tuple[dict[str, list[object]], Replay]:
     """The vectors of a run without lag, by id."""
     replay = Replay(project)
+    payments, verdicts = project.sources
     streams = [
-        Stream(source, [msgspec.json.encode(event) for event in found])
-        for source, found in zip(project.sources, (events.payments, events.verdicts), strict=True)
+        Stream(payments, [msgspec.json.encode(event) for event in events.payments]),
+        Stream(verdicts, [msgspec.json.encode(event) for event in events.verdicts]),
     ]
     vectors: dict[str, list[object]] = {}
     for source, prepared, value in merged(replay, streams):
@@ -133,7 +134,9 @@ async def test_a_request_waits_for_a_source_that_is_behind() -> None:
     assert predictions(house)[0].as_of[house.project.sources[1].topic + "/0"] == 2
 
 
-async def test_a_request_is_scored_at_the_end_of_a_log_whose_last_offset_holds_no_record(house: House) -> None:
+async def test_a_request_is_scored_at_the_end_of_a_log_whose_last_offset_holds_no_record(
+    house: House,
+) -> None:
     produce(house, payment("p0", 0), verdict("p0", HOUR))
     house.log.mark()
     await ran(house)
@@ -144,7 +147,8 @@ async def test_a_request_is_scored_at_the_end_of_a_log_whose_last_offset_holds_n
 
 async def test_offsets_without_records_are_passed_over(house: House) -> None:
     events = business(60)
-    for event in sorted((*events.payments, *events.verdicts), key=lambda event: event.at):
+    together: list[Payment | Verdict] = [*events.payments, *events.verdicts]
+    for event in sorted(together, key=lambda event: event.at):
         produce(house, event)
         house.log.mark()
     await ran(house, largest=7)
@@ -404,7 +408,7 @@ async def test_a_partition_may_be_taken_away_while_a_poll_of_it_is_in_hand() -> 
     processor = Steering(partition)
     carrier = Carrier(processor, {"t": 1})
     carrier.readings[partition] = Reading(10, 20)
-    (poll,) = carrier.take(carrier.open(), {partition: Fetched(10, 11, 25, [object()])})  # type: ignore[list-item]
+    (poll,) = carrier.take(carrier.open(), {partition: Fetched(10, 11, 25, [object()])})
     delivery = asyncio.create_task(carrier.deliver(poll))
     await processor.begun.wait()
     release = asyncio.create_task(carrier.release())
