@@ -180,7 +180,9 @@ class Carrier:
 
     def __init__(self, processor: Processor, topics: Mapping[str, int]) -> None:
         self.readings: dict[Partition, Reading] = {}
-        self._released: dict[Partition, Reading] = {}  # while the call in hand, or `revoked`, may ask for them
+        self._released: dict[
+            Partition, Reading
+        ] = {}  # while the call in hand, or `revoked`, may ask for them
         self.calls = 0
         self.failed: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         self.client: Client | None = None

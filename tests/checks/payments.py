@@ -1,9 +1,9 @@
-"""The payments check: a quarter of real-sized payments through real Kafka, worker and Redis, against published features.
+"""The payments check: a quarter of payments through real Kafka, worker and Redis, against published features.
 
     python -m tests.checks.payments FOLDER [--rows N] [--kills K] [--json FILE]
 
-FOLDER holds the transactions and the features of the Fraud Detection Handbook's simulated data as two Parquet files. Every
-payment is scored with labels that come 7 days later in event time. The check replays the quarter in memory, sends it
+FOLDER holds the transactions and the features of the Fraud Detection Handbook's simulated data as two Parquet files.
+Every payment is scored with labels that come 7 days later in event time. The check replays the quarter in memory, sends it
 through Kafka, kills the worker K times on the way, and compares:
 
 - every vector with the published features (ties of one customer's payments in one second apart);
@@ -113,7 +113,7 @@ class Data:
         return True
 
     def tied(self) -> set[int]:
-        """Returns the payments of a customer that share their second with another: their order is undefined upstream."""
+        """Returns the payments that share customer and second with another: their order is undefined upstream."""
         at = Counter(zip(self.payments[2], self.payments[1], strict=True))
         return {
             int(ident)
@@ -202,7 +202,7 @@ async def _produce(producer: Producer, data: Data) -> None:
 async def _worked(
     kafka: KafkaServer, redis: EmbeddedRedis, store: RedisStore, tag: str, rows: int, kills: int
 ) -> tuple[int, float, int]:
-    """Runs the worker until it has learned everything, killing it on the way; returns kills, CPU seconds, holds expired."""
+    """Runs the worker until all is learned, killing it on the way; returns kills, CPU seconds, expired holds."""
     due = [rows * (k + 1) // (kills + 1) for k in range(kills)]
     killed, cpu, expired = 0, 0.0, 0
     worker = _start(kafka.bootstrap, redis.url)

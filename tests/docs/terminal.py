@@ -33,6 +33,7 @@ class Terminals:
         self._environment = inherited | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HEADRACE_PORT": str(self._port),
+            "PYTHONHASHSEED": "0",  # as every command sets it, which costs a second start
         }
 
     def run(self, block: Block) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.fold import CAPACITY, Folded
+from features.plan import cell_size
 from features.state import NARROWED, TILED, State, encode
-from features.tiles import cell_size
 
 from . import oracle
 from .oracle import Wanted

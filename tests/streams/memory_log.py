@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from features.memory import MemoryStore
 from features.partition import partition_of
-from features.store import Answer, Group, Position, Read, Store, Writes
+from features.store import Answer, Group, Position, Read, Status, Store, Writes
 from models.deployment import Deployment, deploy, topics_of
 from models.feed import ModelFeed
 from models.project import Project
@@ -81,16 +81,18 @@ class Danger:
 
 
 class DangerousStore:
-    """A store in whose calls the process may be killed."""
+    """A store in whose calls the process may be killed; counts the commits of this process that were applied."""
 
     def __init__(self, store: MemoryStore, danger: Danger) -> None:
         self._store, self._danger = store, danger
+        self.applied = 0
 
     async def commit(
         self, group: Group, start: Position, end: Position, writes: Writes, reader: str = ""
     ) -> Answer:
         self._danger.meet()
         answer = await self._store.commit(group, start, end, writes, reader)
+        self.applied += answer.status is Status.APPLIED
         self._danger.meet()
         return answer
 

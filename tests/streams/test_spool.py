@@ -31,10 +31,10 @@ def test_what_was_spooled_is_read_back(tmp_path: Path) -> None:
 
 def test_records_that_are_there_are_not_written_twice(tmp_path: Path) -> None:
     for batch in ((0, 1, 2), (1, 2, 3)):
-        again = Spool(tmp_path)
-        again.append("t", 0, records(*batch))
-        again.close()
-    assert offsets(again, "t") == [0, 1, 2, 3]
+        spool = Spool(tmp_path)
+        spool.append("t", 0, records(*batch))
+        spool.close()
+    assert offsets(Spool(tmp_path), "t") == [0, 1, 2, 3]
 
 
 def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
