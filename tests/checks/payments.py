@@ -3,8 +3,8 @@
     python -m tests.checks.payments FOLDER [--rows N] [--kills K] [--json FILE]
 
 FOLDER holds the transactions and the features of the Fraud Detection Handbook's simulated data as two Parquet files.
-Every payment is scored with labels that come 7 days later in event time. The check replays the quarter in memory, sends it
-through Kafka, kills the worker K times on the way, and compares:
+Every payment is scored with labels that come 7 days later in event time. The check replays the quarter in memory, sends
+it through Kafka, kills the worker K times on the way, and compares:
 
 - every vector with the published features (ties of one customer's payments in one second apart);
 - every vector of the Kafka run with the one recomputed from the log at its `as_of`, byte for byte;
