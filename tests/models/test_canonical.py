@@ -43,6 +43,7 @@ from river import (
 
 from models.canonical import canonical_bytes, digest, digest_and_unseeded, explore
 from models.errors import NotCanonical
+from tests.naming import steady
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 400
@@ -320,7 +321,7 @@ def test_values_that_differ_in_type_or_value_have_different_bytes() -> None:
     assert len(set(written)) == len(written)
 
 
-@pytest.mark.parametrize("value", DISTINCT, ids=repr)
+@pytest.mark.parametrize("value", DISTINCT, ids=steady)
 def test_a_second_walk_writes_the_same(value: Any) -> None:
     assert (
         canonical_bytes([value])

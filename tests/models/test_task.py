@@ -22,6 +22,7 @@ from river import (
 
 from models.errors import NonFiniteScore, TaskRefused
 from models.task import UNINFORMED, Task, learn, predicted, score, task_of
+from tests.naming import steady
 
 
 class Duck:
@@ -88,7 +89,7 @@ def logistic() -> linear_model.LogisticRegression:
         (Watcher(), None, Task.ANOMALY),
         (TaughtWatcher(), bool, Task.ANOMALY),
     ],
-    ids=str,
+    ids=steady,
 )
 def test_the_task_follows_from_learner_and_label(learner: Any, label: type | None, task: Task) -> None:
     assert task_of(learner, label) is task
@@ -110,7 +111,7 @@ def test_the_task_follows_from_learner_and_label(learner: Any, label: type | Non
         (Chooser(), None, "Chooser", "declare"),
         (Chooser(), bytes, "bytes", "declare"),
     ],
-    ids=str,
+    ids=steady,
 )
 def test_a_learner_that_cannot_is_refused_by_name_with_what_would(
     learner: Any, label: type | None, names: str, fix: str
@@ -196,7 +197,7 @@ def test_a_detector_learns_without_the_label_unless_it_wants_it() -> None:
         compose.Select("a") | anomaly.OneClassSVM(),
         anomaly.ThresholdFilter(anomaly.HalfSpaceTrees(seed=1), threshold=0.9),
     ],
-    ids=str,
+    ids=steady,
 )
 def test_detectors_of_river_learn_and_score(learner: Any) -> None:
     for number in range(20):
