@@ -67,7 +67,7 @@ clean:  ## remove all that was made here
 .venv/.ready: pyproject.toml requirements.lock | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit("Headrace needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -4,7 +4,7 @@ A fold group has one hash tag, `{g<n>}`, so all of it lives in one slot; tags ar
 state.
 
     {g7}@             position of the group: topic id, next offset, clock, token
-    {g7}@fraud        position of another reader of the same partition (here the scorer of a model)
+    {g7}@score        position of another reader of the same partition: score, join or learn
     {g7}a.<entity>    state of an entity under the plan with code `a`
     {g7}join          pending predictions of a model's log, a hash
     {g7}model         newest snapshot of a model

@@ -41,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",  # "rich" would swallow the [env: ...] of the options
 )
 for each in (demo, check, topics, worker, serve, produce, features, models, replay, verify, base, doctor):
     each.register(app)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # some of River's transformers walk through sets of names: with hashes drawn anew in each process, two of them
         # would add the same numbers in another order
         os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, "-m", "headrace.cli", *sys.argv[1:]])  # noqa: S606  # ourselves
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "headrace.cli", *sys.argv[1:]])  # noqa: S606  # ourselves
     asked = os.environ.get("HEADRACE_LOG", "").upper()
     logging.basicConfig(level=asked or "WARNING", format="%(levelname)s: %(message)s", stream=sys.stderr)
     if not asked:  # it says twenty times what our errors say once

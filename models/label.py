@@ -26,6 +26,8 @@ class Label:
         counts: of several labels for one request the "first", or the "last" within the horizon (the sample then waits
             for the horizon).
         silence: how long the label source may have nothing to say and still be taken for alive.
+        max_pending: predictions that may wait for their labels in one partition of the model's log; they wait in the
+            memory of the join as well (about 1 KB each), and a full join stands still until the number is raised.
         learn_corrections: learn a label that comes after its request was taken for `absent` as a sample of its own.
     """
 
@@ -39,6 +41,7 @@ class Label:
         counts: Literal["first", "last"] = "first",
         silence: Duration = "0ms",
         learn_corrections: bool = False,
+        max_pending: int = 1_000_000,
     ) -> None:
         where = f"Label({source.topic})"
         self.source = source
@@ -73,6 +76,11 @@ class Label:
         self.counts: Literal["first", "last"] = counts
         self.silence = duration_ms(silence, "silence")
         self.learn_corrections = learn_corrections
+        self.max_pending = max_pending
+        if max_pending < 1:
+            raise DefinitionError(
+                f"max_pending={max_pending}", where=where, fix="let at least 1 prediction wait"
+            )
 
     @property
     def type(self) -> type:
@@ -88,5 +96,6 @@ class Label:
             lateness=self.source.lateness,
             counts=self.counts,
             learn_corrections=self.learn_corrections,
+            max_pending=self.max_pending,
             feeds=feeds,
         )

@@ -28,9 +28,10 @@ def consume(bootstrap: str, n: int, progress: Progress) -> None:
             "queued.max.messages.kbytes": 65_536,
         }
     )
-    consumer.assign([TopicPartition(payments.topic, p, 0) for p in range(PARTITIONS)])
     decode = msgspec.json.Decoder(Payment).decode
-    done = 0
+    progress.count[0] = done = 0
+    sys.stdin.readline()  # its clock starts; librdkafka would have fetched most of the log before any warm-up is over
+    consumer.assign([TopicPartition(payments.topic, p, 0) for p in range(PARTITIONS)])
     while done < n:
         for message in consumer.consume(_BATCH, 1.0):
             if (error := message.error()) is not None:

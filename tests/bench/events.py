@@ -62,14 +62,14 @@ def produce(bootstrap: str, topic: str, n: int) -> None:
 
 
 class Progress:
-    """A counter that another process can read, at the price of one store in memory."""
+    """A counter that another process can read, at the price of one store in memory; -1 until it is ready to begin."""
 
     def __init__(self, file: Path) -> None:
         if not file.exists():
-            file.write_bytes(bytes(8))
+            file.write_bytes(b"\xff" * 8)
         with file.open("r+b") as opened:
             self._memory = mmap.mmap(opened.fileno(), 8)
-        self.count = memoryview(self._memory).cast("Q")
+        self.count = memoryview(self._memory).cast("q")
 
     def __call__(self) -> int:
         """How far the other process has come."""

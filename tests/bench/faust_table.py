@@ -74,12 +74,13 @@ def _app(bootstrap: str, name: str, progress: Progress) -> Any:
     decode = msgspec.json.Decoder(Payment).decode
 
     async def fold(stream: Any) -> None:
-        count = progress.count
+        count, done = progress.count, 0
         async for value in stream:
             event = decode(value)
             key = event.card.encode()
             table[key] = updated(table[key], (event.at - _EPOCH) // _MILLISECOND, event.amount)
-            count[0] += 1
+            done += 1
+            count[0] = done
 
     app.agent(source)(fold)
     return app

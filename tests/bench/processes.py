@@ -76,6 +76,12 @@ class Side:
         """The number of the process."""
         return self._process.pid
 
+    def go(self) -> None:
+        """Lets it begin, if it waits for a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+
     def check(self) -> None:
         """Raises SideFailed if it has ended."""
         if self._process.poll() is not None:
