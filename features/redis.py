@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, cast
@@ -218,8 +219,10 @@ class RedisStore:
         await self._client.aclose()
 
     async def _do(self, command: Awaitable[Any]) -> Any:
+        task = asyncio.current_task()
+        asked_to_end = 0 if task is None else task.cancelling()
         try:
-            return await command
+            answer = await command
         except (RedisConnectionError, RedisTimeoutError, NoScriptError) as error:
             raise StoreUnavailable(
                 f"Redis does not answer: {error}",
@@ -234,6 +237,11 @@ class RedisStore:
             raise StoreError(f"Redis refused a command: {error}", where=_address(self._client)) from error
         except RedisError as error:
             raise StoreError(f"Redis failed: {error}", where=_address(self._client)) from error
+        if task is not None and task.cancelling() > asked_to_end:
+            # The client uses wait_for, which in Python 3.11 swallows a cancellation that comes with the result: the
+            # loops that call us would go on for ever.
+            raise asyncio.CancelledError
+        return answer
 
 
 def _address(client: aio.Redis) -> str:

@@ -232,6 +232,28 @@ async def test_a_redis_that_is_away_is_told_from_one_that_refuses() -> None:
     await store.close()
 
 
+async def test_a_cancellation_that_the_client_swallows_still_ends_the_caller() -> None:
+    """`asyncio.wait_for` of Python 3.11, which the client uses, returns the result if both come at once."""
+    store = RedisStore("redis://127.0.0.1:1/0")
+    begun = asyncio.Event()
+
+    async def swallowing() -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "answer"
+        raise AssertionError("nobody sets that event")
+
+    task = asyncio.create_task(store._do(swallowing()))
+    await begun.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await store.close()
+
+
 class Worker:
     """One owner: it folds on from where it believes to stand, and believes what the store answers."""
 
