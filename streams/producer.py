@@ -71,6 +71,7 @@ class Producer:
         self._why = ""
         self._lost = 0
         self._offered = 0
+        self._deliveries: set[_Delivery] = set()
         self._buffer = buffer
         self._lock = threading.Lock()
         self._room = threading.Event()
@@ -100,7 +101,8 @@ class Producer:
     @property
     def waiting(self) -> int:
         """How many records are not acknowledged yet."""
-        return len(self._producer)
+        # not len() of librdkafka's producer, which counts its own errors and log lines as well
+        return self._offered + sum(delivery.left for delivery in self._deliveries)
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         """Write a batch and return when all of it is acknowledged.
@@ -114,6 +116,16 @@ class Producer:
         if not batch:
             return
         delivery = _Delivery(len(batch), asyncio.get_running_loop())
+        self._deliveries.add(delivery)
+        try:
+            await self._queue(batch, delivery)
+            error = await delivery.done
+        finally:
+            self._deliveries.discard(delivery)
+        if error is not None:
+            raise self._failure(error, batch[0].topic)
+
+    async def _queue(self, batch: Sequence[Outgoing], delivery: _Delivery) -> None:
         queued = 0
         try:
             for outgoing in batch:
@@ -123,9 +135,6 @@ class Producer:
                 queued += 1
         except KafkaException as exception:
             delivery.give_up(exception.args[0], len(batch) - queued)
-        error = await delivery.done
-        if error is not None:
-            raise self._failure(error, batch[0].topic)
 
     def offer(self, outgoing: Outgoing) -> bool:
         """Write a record some time, without waiting; return whether there was room for it.
@@ -224,6 +233,11 @@ class _Delivery:
         self._left = count
         self._lock = threading.Lock()
         self._loop = loop
+
+    @property
+    def left(self) -> int:
+        """How many records have no answer yet."""
+        return self._left
 
     def settle(self, error: KafkaError | None, _: KafkaMessage) -> None:
         """Take the answer for one record."""
