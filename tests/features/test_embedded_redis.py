@@ -42,7 +42,9 @@ def test_it_never_evicts_and_appends_every_write_and_listens_on_loopback_only(se
             "protected-mode": "yes",
             "bind": "127.0.0.1",
         }
-        assert client.config_get(*expected) == expected
+        assert {
+            name: client.config_get(name)[name] for name in expected
+        } == expected  # 6.2 takes one name a call
 
 
 def test_acknowledged_writes_survive_a_crash(server: EmbeddedRedis) -> None:
