@@ -7,7 +7,7 @@ events faster overrides `value`, which must give the bits that the verbs give (t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
@@ -87,6 +87,9 @@ class Aggregation(Generic[T]):
         "cells"  # where partials of old events live: tiles by time, or the base of the state
     )
     compact: ClassVar[bool] = False  # whether closed blocks carry the partial as well, to be read in one step
+    ordered: ClassVar[bool] = (
+        False  # whether `of_values` depends on the order of the values, which is that of time
+    )
     width: int = 1  # how many slots of a vector its value takes
 
     def __init__(self, column: object = None) -> None:
@@ -142,6 +145,14 @@ class Aggregation(Generic[T]):
     def value(self, events: Events) -> T:
         """Returns the value of a window."""
         return self.result(self.gather(events), events)
+
+    def of_values(self) -> Callable[[Sequence[Any]], T] | None:
+        """Returns the value of a window as a function of its present values, where they alone decide it.
+
+        The values come as one sequence in the order of time; without a column as a range of as many. It must give the
+        bits that the verbs give.
+        """
+        return None
 
     def freeze(self, partial: Any) -> Any:
         """Returns the partial as MessagePack can hold it, in one canonical form."""

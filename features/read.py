@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .aggregation import Aggregation, Events, Feature, Segment
 from .clock import NEVER
+from .flat import FlatReader, Part
 from .fold import locate
 from .plan import StatePlan
 from .state import NARROWED, State, new_block
@@ -73,6 +74,11 @@ class Reader:
         self._windows = list(by_window.values())
         self._slots = slots
         self._plain = all(a is None for a, _ in self._outputs)
+        flat = [
+            (window, [Part(p.slot, p.aggregation, p.column, p.nullable) for p in items])
+            for window, items, _ in self._windows
+        ]
+        self._flat = FlatReader(flat, len(plan.kinds), slots, view.own_event)
 
     def _part(self, slot: int, part: Aggregation[Any], feature: Feature[Any]) -> _Part:
         plan = self.plan
@@ -96,21 +102,31 @@ class Reader:
             own: the request's own event, if it is one of the view's source.
         """
         plan = self.plan
-        sights = self._sights(states, own)
-        out: list[Any] = [None] * self._slots
         bounds: dict[str, int] = {}
-        for window, items, names in self._windows:
-            found = _gather(plan, window, t, sights)
-            for item in items:
-                out[item.slot] = item.aggregation.value(found.events(item))
-            if found.bound:
-                bounds.update(dict.fromkeys(names, found.bound))
+        out = self._flat.read(states, t, own)
+        if out is None:
+            out, bounds = self._general(states, t, own)
         values = out
         if not self._plain:
             values = [out[k[0]] if a is None else a.combine([out[i] for i in k]) for a, k in self._outputs]
         newest = max([s.newest for s in states if s is not None], default=NEVER)
         late = any(s is not None and t <= _settled(plan, s) for s in states)
         return Row(values, bounds, newest, late)
+
+    def _general(
+        self, states: Sequence[State | None], t: int, own: Own | None
+    ) -> tuple[list[Any], dict[str, int]]:
+        """Returns the values from whatever the states have, and the bounds of those that are not exact."""
+        sights = self._sights(states, own)
+        out: list[Any] = [None] * self._slots
+        bounds: dict[str, int] = {}
+        for window, items, names in self._windows:
+            found = _gather(self.plan, window, t, sights)
+            for item in items:
+                out[item.slot] = item.aggregation.value(found.events(item))
+            if found.bound:
+                bounds.update(dict.fromkeys(names, found.bound))
+        return out, bounds
 
     def _sights(self, states: Sequence[State | None], own: Own | None) -> list[_Sight]:
         """Returns the states as this request sees them: with its own event in its place, or without it."""

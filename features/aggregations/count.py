@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from ..aggregation import Events
 from .span import Span, SpanAggregation
 
@@ -24,3 +27,7 @@ class Count(SpanAggregation[int]):
         for partial in events.partials:
             n += partial[0]
         return n
+
+    def of_values(self) -> Callable[[Sequence[Any]], int]:
+        """Returns their number."""
+        return len

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ..aggregation import Aggregation, Events
@@ -57,6 +58,10 @@ class Distinct(Aggregation[int]):
         level, seen = older
         others = sum(1 for x, t in seen.items() if events.start < t <= events.end and x not in exact)
         return len(exact) + (others << level)
+
+    def of_values(self) -> Callable[[Sequence[int]], int]:
+        """Returns the number of different ones."""
+        return lambda xs: len(set(xs))
 
     def expire(self, partial: Sample, before: int) -> Sample:
         """Returns the sample without values last seen at or before a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import ClassVar, TypeVar, cast
 
@@ -62,6 +63,10 @@ class Min(_Extreme[N]):
         low = min((min(xs) for xs in events.values() if len(xs)), default=inf)
         return self.typed(min((low, *(part[0] for part in events.partials))))
 
+    def of_values(self) -> Callable[[Sequence[float]], N | None]:
+        """Returns the smallest."""
+        return lambda xs: self.typed(min(xs, default=inf))
+
 
 class Max(_Extreme[N]):
     """The largest value, in the column's type; missing where there is none."""
@@ -74,3 +79,7 @@ class Max(_Extreme[N]):
         """Returns the largest, from whole slices."""
         high = max((max(xs) for xs in events.values() if len(xs)), default=-inf)
         return self.typed(max((high, *(part[1] for part in events.partials))))
+
+    def of_values(self) -> Callable[[Sequence[float]], N | None]:
+        """Returns the largest."""
+        return lambda xs: self.typed(max(xs, default=-inf))

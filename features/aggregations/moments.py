@@ -6,6 +6,7 @@ summed by `math.fsum`, which rounds the exact sum once. Both give the correctly 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import fsum, sqrt
 from typing import ClassVar, TypeVar
@@ -94,6 +95,10 @@ class Sum(_Total[float]):
         """Returns the sum, from whole slices."""
         return self._sum(events)[1]
 
+    def of_values(self) -> Callable[[Sequence[float]], float]:
+        """Returns the sum."""
+        return fsum
+
 
 class Mean(_Total[float | None]):
     """The sum divided by the number of values; missing where there is none."""
@@ -106,6 +111,10 @@ class Mean(_Total[float | None]):
         """Returns the mean, from whole slices."""
         n, total = self._sum(events)
         return total / n if n else None
+
+    def of_values(self) -> Callable[[Sequence[float]], float | None]:
+        """Returns the mean."""
+        return lambda xs: fsum(xs) / len(xs) if xs else None
 
 
 class Variance(Aggregation[float | None]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
@@ -20,6 +20,7 @@ class _Ordered(Aggregation[T]):
     """Values in the order of their times."""
 
     takes = SCALARS
+    ordered = True
 
     def __init__(self, column: object) -> None:
         super().__init__(column)
@@ -85,6 +86,10 @@ class First(_Ordered[V | None], Generic[V]):
         """Returns the value."""
         return cast("V", self.typed(partial[0][1])) if partial else None
 
+    def of_values(self) -> Callable[[Sequence[Any]], V | None]:
+        """Returns the oldest."""
+        return lambda xs: cast("V", self.typed(xs[0])) if xs else None
+
 
 class LastK(_Ordered[tuple[V, ...]], Generic[V]):
     """The values of the k newest events in the window, newest first; shorter where there are fewer."""
@@ -118,6 +123,10 @@ class LastK(_Ordered[tuple[V, ...]], Generic[V]):
         """Returns the values, newest first."""
         return tuple(self.typed(x) for _, x in reversed(partial))
 
+    def of_values(self) -> Callable[[Sequence[Any]], tuple[V, ...]]:
+        """Returns the newest k, newest first."""
+        return lambda xs: tuple([self.typed(x) for x in xs[: -self.k - 1 : -1]])
+
 
 class Last(_Ordered[V | None], Generic[V]):
     """The value of the newest event in the window; missing where there is none."""
@@ -142,3 +151,7 @@ class Last(_Ordered[V | None], Generic[V]):
     def result(self, partial: Run, events: Events) -> V | None:
         """Returns the value."""
         return cast("V", self.typed(partial[0][1])) if partial else None
+
+    def of_values(self) -> Callable[[Sequence[Any]], V | None]:
+        """Returns the newest."""
+        return lambda xs: cast("V", self.typed(xs[-1])) if xs else None

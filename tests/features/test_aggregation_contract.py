@@ -256,6 +256,23 @@ def test_the_value_of_slices_has_the_bits_of_the_folded_verbs(
 
 
 @pytest.mark.parametrize("name", exported())
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_the_value_of_values_alone_has_the_bits_of_the_folded_verbs(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        of_values = a.of_values()
+        if of_values is None:
+            continue
+        run = drawn(data, a)
+        xs: Sequence[Any] = range(len(run)) if a.column is None else [x for _, x in run]
+        got = of_values(xs)
+        expected = a.result(folded(a, run), window_of(a, [], [], end=70))
+        assert bits(got) == bits(expected)
+        if not a.ordered:
+            assert bits(of_values(xs[::-1])) == bits(expected)
+
+
+@pytest.mark.parametrize("name", exported())
 def test_an_empty_window_gives_the_documented_value(name: str) -> None:
     parts = atoms(name)
     values = [a.value(window_of(a, [], [], end=70)) for a in parts]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.flat import MOST
 from features.fold import CAPACITY
 from features.state import State, encode
 
@@ -246,6 +247,19 @@ def test_a_lifetime_remembers_what_left_the_exact_zone() -> None:
 
     assert state.n < CAPACITY / 4
     assert b.differences(b.reader.read([state], 9 * 299, None), events, 9 * 299) == []
+
+
+def test_few_exact_events_are_read_flat_and_no_others() -> None:
+    b = bench([oracle.Sliding(10_000)], lateness=10)
+    few = b.folded(at(t, f"p{t}") for t in range(MOST - 1))
+    assert b.reader._flat.read([few], MOST, b.own(at(MOST))) is not None
+    assert b.reader._flat.read([few, None, few], MOST, None) is None  # more of them
+    one = b.folded([at(5, "a"), at(7, "c")])
+    assert b.reader._flat.read([one], 8, b.own(at(7, "c"))) is not None  # its own event stands there already
+    assert b.reader._flat.read([one], 8, b.own(at(6, "b"))) is None  # its place is between others
+    tiled = b.folded(at(t, f"p{t}") for t in range(600))
+    assert tiled.tiles
+    assert b.reader._flat.read([tiled], 600, None) is None
 
 
 def test_an_unknown_entity_gives_the_values_of_no_events() -> None:

@@ -1,0 +1,166 @@
+"""Reading a few exact events flat: what most entities have, at a tenth of the time that the general way takes.
+
+It knows nothing of tiles, bases and lives. Where a state has more than exact events it answers None, and the general
+reader does the work; both give the same bits, because every value is a function of the set of events in its window.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .aggregation import Aggregation, Events, Segment, present
+from .fold import locate
+from .state import State
+from .window import Lifetime, Sliding, Window
+
+MOST = 192  # events; beyond, the totals of closed blocks are faster than looking at each event
+
+Run = tuple[int, list[int], list[Any], int]  # time of the first event, offsets from it, columns, how many
+
+
+class Part(NamedTuple):
+    """One aggregation over one window: the slot that its value goes to, and the column that it is of (-1: none)."""
+
+    slot: int
+    aggregation: Aggregation[Any]
+    column: int
+    nullable: bool
+
+
+class _Window(NamedTuple):
+    window: Window
+    reach: int  # how far a sliding window reaches back; -1 for one whose start is not that simple
+    delay: int
+    columns: list[tuple[int, bool, list[tuple[int, Callable[[Sequence[Any]], Any]]]]]
+    timed: list[Part]  # what needs more than the values
+
+
+class FlatReader:
+    """The compiled reads of one view over exact events.
+
+    Args:
+        windows: each window of the view with its parts.
+        width: how many columns a state keeps.
+        slots: how many parts there are.
+        own_event: whether the view counts the request's own event.
+    """
+
+    def __init__(
+        self, windows: Sequence[tuple[Window, Sequence[Part]]], width: int, slots: int, own_event: bool
+    ) -> None:
+        parts = [part for _, items in windows for part in items]
+        self._slots = slots
+        self._own_event = own_event
+        self._width = width
+        self._needed = sorted({part.column for part in parts if part.column >= 0})
+        self._ordered = any(part.aggregation.ordered for part in parts)
+        self._lives = any(isinstance(window, Lifetime) and window.forget_after for window, _ in windows)
+        self._windows = [_compiled(window, items) for window, items in windows]
+
+    def read(self, states: Sequence[State | None], t: int, own: Any) -> list[Any] | None:
+        """Returns the value of each slot at time t, or None where the states have more than a few exact events."""
+        runs = None if self._lives else self._runs(states, own)
+        if runs is None:
+            return None
+        out: list[Any] = [None] * self._slots
+        one = runs[0] if len(runs) == 1 else None
+        for window, reach, delay, columns, timed in self._windows:
+            begin = t - reach if reach >= 0 else window.start(t)
+            end = t - delay
+            if one is not None:
+                t0, times, cols, n = one
+                i = bisect_right(times, begin - t0)
+                j = n if t0 + times[-1] <= end else bisect_right(times, end - t0)
+                for c, nullable, functions in columns:
+                    xs: Sequence[Any] = range(i, j) if c < 0 else cols[c] if j - i == n else cols[c][i:j]
+                    if nullable:
+                        xs = [x for x in xs if present(x)]
+                    for slot, function in functions:
+                        out[slot] = function(xs)
+                cuts = [(i, j)] if timed else []
+            else:
+                cuts = [
+                    (bisect_right(run[1], begin - run[0]), bisect_right(run[1], end - run[0])) for run in runs
+                ]
+                for c, nullable, functions in columns:
+                    if c < 0:
+                        xs = range(sum([j - i for i, j in cuts]))
+                    else:
+                        xs = [x for run, (i, j) in zip(runs, cuts, strict=True) for x in run[2][c][i:j]]
+                    if nullable:
+                        xs = [x for x in xs if present(x)]
+                    for slot, function in functions:
+                        out[slot] = function(xs)
+            for part in timed:
+                out[part.slot] = part.aggregation.value(_events(part, runs, cuts, begin, end))
+        return out
+
+    def _runs(self, states: Sequence[State | None], own: Any) -> list[Run] | None:
+        """Returns the events in runs, in the order of time where one state has them all; None where it is not so."""
+        runs: list[Run] = []
+        n = holders = 0
+        for s in states:
+            if s is None:
+                continue
+            n += s.n
+            if s.tiles or s.base or n > MOST:
+                return None
+            if s.blocks:
+                holders += 1
+                runs.extend([(b.t0, b.t.tolist(), self._columns(b.cols), len(b.t)) for b in s.blocks])
+        if holders > 1 and self._ordered:
+            return None
+        if own is None:
+            return runs
+        newer = all(s is None or not s.blocks or own.t > s.newest for s in states)
+        if not newer:
+            found = any(s is not None and _holds(s, own) for s in states)
+            return runs if found and self._own_event else None
+        if self._own_event:
+            if len(runs) == 1:
+                t0, times, cols, count = runs[0]
+                times.append(own.t - t0)
+                for c in self._needed:
+                    cols[c].append(own.values[c])
+                runs[0] = (t0, times, cols, count + 1)
+            else:
+                runs.append((own.t, [0], [[x] for x in own.values], 1))
+        return runs
+
+    def _columns(self, cols: Sequence[Any]) -> list[Any]:
+        """Returns the columns that the view reads, as lists."""
+        lists: list[Any] = [None] * self._width
+        for c in self._needed:
+            column = cols[c]
+            lists[c] = column.copy() if type(column) is list else column.tolist()
+        return lists
+
+
+def _compiled(window: Window, items: Sequence[Part]) -> _Window:
+    columns: dict[tuple[int, bool], list[tuple[int, Callable[[Sequence[Any]], Any]]]] = {}
+    timed = []
+    for part in items:
+        function = part.aggregation.of_values()
+        if function is None:
+            timed.append(part)
+        else:
+            columns.setdefault((part.column, part.nullable), []).append((part.slot, function))
+    reach = window.reach if isinstance(window, Sliding) else -1
+    return _Window(window, reach, window.delay, [(*key, fs) for key, fs in columns.items()], timed)
+
+
+def _events(part: Part, runs: Sequence[Run], cuts: Sequence[tuple[int, int]], begin: int, end: int) -> Events:
+    events = Events(begin, end)
+    events.column, events.nullable = part.column, part.nullable
+    for (t0, times, cols, _), (i, j) in zip(runs, cuts, strict=True):
+        if i < j:
+            events.segments.append(Segment(t0, times, cols, i, j))
+            events.n += j - i
+    return events
+
+
+def _holds(s: State, own: Any) -> bool:
+    """Whether the request's own event stands in a state already."""
+    return bool(s.blocks) and s.floor < own.t <= s.newest and locate(s, own.t, own.id32)[0]
