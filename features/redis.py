@@ -26,11 +26,14 @@ from . import keys
 from .errors import StoreError, StoreUnavailable
 from .memory import partitions_changed, topic_changed
 from .store import Answer, Group, Position, Read, Status, Writes
+from .wire import Wires
 
 # What passes when somebody mends the server. The client makes errors of their own of some; within a script Redis 6.2
 # wraps the others: "ERR Error running script (...): @user_script:22: -OOM command not allowed ...".
 _FOR_NOW = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
-_FOR_NOW_CODES = re.compile(r"(^|-)(OOM|LOADING|MASTERDOWN|READONLY|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN) ")
+_FOR_NOW_CODES = re.compile(
+    r"(^|-)(OOM|LOADING|MASTERDOWN|READONLY|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN) "
+)
 
 # Position: topic id 1-16, next 17-24, clock 25-32, previous 33-40, first 41-48, token 49-64 (1-based, inclusive).
 # SET and DEL cannot meet a wrong type; the hash is checked before the first write, so a script that has begun to write
@@ -104,8 +107,13 @@ class RedisStore:
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         # a lost reply must reach the caller: the position tells whether the write was applied, a retry would guess
         self._client = aio.Redis.from_url(
-            url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
         )
+        self._wires = Wires(self._client, timeout)
         self._commit = self._client.register_script(_COMMIT)
         self._claim = self._client.register_script(_CLAIM)
         self._number = self._client.register_script(_NUMBER)
@@ -160,19 +168,12 @@ class RedisStore:
 
     async def read(self, wanted: Mapping[Group, Sequence[str]]) -> dict[Group, Read]:
         """Returns values and positions, in one round trip."""
-        order = list(wanted)
-        if len(order) == 1:
-            group = order[0]
-            replies = [await self._do(self._client.mget([keys.position(group.tag), *wanted[group]]))]
-        else:
-            pipeline = self._client.pipeline(transaction=False)
-            for group in order:
-                pipeline.mget([keys.position(group.tag), *wanted[group]])
-            replies = await self._do(pipeline.execute())
+        commands = [("MGET", keys.position(group.tag), *names) for group, names in wanted.items()]
+        replies = await self._do(self._wires.ask(*commands))
         self.trips += 1
         return {
             group: Read(None if reply[0] is None else Position.unpack(reply[0]), reply[1:])
-            for group, reply in zip(order, replies, strict=True)
+            for group, reply in zip(wanted, replies, strict=True)
         }
 
     async def get(self, key: str) -> bytes | None:
@@ -216,6 +217,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Gives the connections back."""
+        self._wires.close()
         await self._client.aclose()
 
     async def _do(self, command: Awaitable[Any]) -> Any:

@@ -43,6 +43,10 @@ class Wanted(NamedTuple):
     key: Callable[[Any], str]
 
 
+# an input, or how many slots a feature takes; the views that it reads, and which of their features it is
+_Step = tuple[Input | None, int, list[int], list[int]]
+
+
 class Vector:
     """The ordered inputs of a model over one request source, compiled.
 
@@ -65,7 +69,7 @@ class Vector:
                 "a model has no inputs", fix="list columns, views or functions in inputs=[...]"
             )
         self._views: list[type[FeatureView]] = []
-        self._steps: list[tuple[Input | None, int, list[int], list[int]]] = []
+        self._steps: list[_Step] = []
         self.slots: list[Slot] = []
         meanings = [self._input(item) for item in inputs]
         names = [slot.name for slot in self.slots]
@@ -73,6 +77,7 @@ class Vector:
             if names.count(name) > 1:
                 raise DefinitionError(f"two inputs are called {name!r}", fix="rename or drop one of them")
         self.names = names
+        self._steps = _joined(self._steps)
         self._bind(plans)
         self.fingerprint = short_digest("\n".join((*names, *meanings, *self._state_meanings())).encode())
 
@@ -199,11 +204,11 @@ class Vector:
         vector: list[Scalar] = []
         for made, width, indices, places in self._steps:
             if made is None:
-                value = rows[indices[0]].values[places[0]]
+                values = rows[indices[0]].values
                 if width == 1:
-                    vector.append(value)
+                    vector.extend([values[place] for place in places])
                 else:
-                    vector.extend(_spread(value, width))
+                    vector.extend(_spread(values[places[0]], width))
                 continue
             for k in indices:
                 if views[k] is None:
@@ -229,6 +234,24 @@ def _request_key(request: Source[Any], view: type[FeatureView]) -> Callable[[Any
     paths = key_columns(request, view.of, f"inputs of a model: view {view.__name__}")
     read = attrgetter(*paths)
     return (lambda event: key_text(read(event))) if len(paths) > 1 else (lambda event: str(read(event)))
+
+
+def _joined(steps: Sequence[_Step]) -> list[_Step]:
+    """Returns the steps with features that follow each other, of one view and of a slot each, in one."""
+    joined: list[_Step] = []
+    for made, width, views, places in steps:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and made is None
+            and last[0] is None
+            and width == last[1] == 1
+            and views == last[2]
+        ):
+            last[3].extend(places)
+        else:
+            joined.append((made, width, views, list(places)))
+    return joined
 
 
 def _spread(value: Sequence[Any], width: int) -> list[Scalar]:

@@ -56,7 +56,7 @@ class Api:
         self.recent = LastMinute()
         self.newest: deque[tuple[str, Made]] = deque(maxlen=settings.newest)
         self.started = time.time()
-        self.reads = Reads(store, settings.max_trips, metrics.trip.observe)
+        self.reads = Reads(store, metrics.trip.observe)
         self.produce = Produce(project, outbox, metrics, now_ms)
         self.lookups = {view.__name__: Lookup(view, deployment) for view in project.views}
         self.intakes = {

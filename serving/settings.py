@@ -15,8 +15,6 @@ class Settings:
     """Items of one array; more are refused with 422."""
     max_concurrency: int = 256
     """Requests in hand; one more is refused with 503. Probes and metrics are always answered."""
-    max_trips: int = 2
-    """Reads of the store on their way at a time; requests that come meanwhile share the next one."""
     retry_after: int = 1
     """Seconds that a refused caller is asked to wait."""
     fallback: bool = False
@@ -27,6 +25,6 @@ class Settings:
     """A worker that has not told its status for so long is not shown."""
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_batch", "max_concurrency", "max_trips", "newest"):
+        for name in ("max_body_bytes", "max_batch", "max_concurrency", "newest"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")

@@ -73,6 +73,8 @@ class Producer:
         self._offered = 0
         self._deliveries: set[_Delivery] = set()
         self._buffer = buffer
+        self._linger = linger
+        self._held: list[Outgoing] = []  # offered, and not handed over yet
         self._lock = threading.Lock()
         self._room = threading.Event()
         self._closing = threading.Event()
@@ -115,6 +117,7 @@ class Producer:
         """
         if not batch:
             return
+        self._pass_on()  # what was offered before stays before
         delivery = _Delivery(len(batch), asyncio.get_running_loop())
         self._deliveries.add(delivery)
         try:
@@ -139,25 +142,35 @@ class Producer:
     def offer(self, outgoing: Outgoing) -> bool:
         """Write a record some time, without waiting; return whether there was room for it.
 
-        A record that is refused now, or fails later, is counted in `lost`.
+        One that fails later is counted in `lost`.
         """
         if self._offered >= self._buffer:
             self._lose()
             return False
         with self._lock:
             self._offered += 1
-        try:
-            if self._produce(outgoing, self._settle):
-                return True
-        except KafkaException as error:
-            self._note(error.args[0])
-        with self._lock:
-            self._offered -= 1
-        self._lose()
-        return False
+        self._held.append(outgoing)
+        if len(self._held) == 1:
+            # one record at a time would wake librdkafka's thread for each, at four times the cost
+            asyncio.get_running_loop().call_later(self._linger, self._pass_on)
+        return True
+
+    def _pass_on(self) -> None:
+        """Hands over what was offered lately."""
+        held, self._held = self._held, []
+        for outgoing in held:
+            try:
+                if self._produce(outgoing, self._settle):
+                    continue
+            except KafkaException as error:
+                self._note(error.args[0])
+            with self._lock:
+                self._offered -= 1
+            self._lose()
 
     async def close(self, seconds: float = 10.0) -> int:
         """Wait for what is on its way, then let go; return how many records were left unwritten."""
+        self._pass_on()
         left = await asyncio.to_thread(self._producer.flush, seconds)
         self._closing.set()
         await asyncio.to_thread(self._thread.join)
