@@ -153,7 +153,7 @@ def decode_sample(data: bytes) -> Sample:
 def _check_numbers(values: Iterable[Value], score: Score) -> None:
     # msgspec writes NaN and the infinities as null, which would silently turn them into missing values.
     for slot, value in enumerate(values):
-        if value.__class__ is float and value - value == 0.0:  # type: ignore[operator]
+        if value.__class__ is float and value - value == 0.0:
             continue
         if not _fits(value):
             raise ValueError(f"slot {slot} holds {value!r}, which JSON cannot carry: send a finite number")

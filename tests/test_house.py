@@ -17,7 +17,7 @@ ROOMS = ("features", "models", "streams", "serving", "headrace")
 
 # A library on the left is imported only by the modules on the right: a package stands for all that is in it.
 OWNERS = {
-    "redis": {"features.redis", "models.redis"},
+    "redis": {"features.redis", "features.wire", "models.redis"},
     "fastapi": {"serving"},
     "starlette": {"serving"},
     "uvicorn": {"serving"},

@@ -58,7 +58,7 @@ async def _look(loaded: Any, view: str, key: str, t: int, kafka: str, redis: str
     wanted = loaded.project.view(view)
     topics = await asyncio.to_thread(partitions_now, loaded, kafka)
     async with deployed(loaded, redis, topics) as (store, deployment):
-        looked = await Lookup(wanted, deployment).at(Reads(store, 1, lambda _: None), key, t)
+        looked = await Lookup(wanted, deployment).at(Reads(store, lambda _: None), key, t)
     return {
         "view": view,
         "key": key,

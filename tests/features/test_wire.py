@@ -118,8 +118,8 @@ async def test_what_is_no_reply_to_anything_closes_the_connection(answer: bytes,
         writer.close()
 
     async def body(wires: Wires) -> None:
-        (got,) = await asyncio.gather(wires.ask(("GET", "a")), return_exceptions=True)
-        assert isinstance(got, first)
+        got = await asyncio.gather(wires.ask(("GET", "a")), return_exceptions=True)
+        assert isinstance(got[0], first)
         assert wires._wire is not None
         assert wires._wire.closed
 
