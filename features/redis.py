@@ -182,10 +182,8 @@ class RedisStore:
 
     async def heads(self, keys: Sequence[str], size: int) -> list[bytes | None]:
         """Returns the first bytes of values."""
-        pipeline = self._client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.getrange(key, 0, size - 1)
-        return [head or None for head in await self._do(pipeline.execute())]
+        heads = await self._do(self._wires.ask(*[("GETRANGE", key, 0, size - 1) for key in keys]))
+        return [head or None for head in heads]
 
     async def tell(self, key: str, field: str, value: bytes) -> None:
         """Sets a field of a hash that nothing depends on."""

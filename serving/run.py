@@ -113,5 +113,5 @@ async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:
 
 
 def run(program: Coroutine[Any, Any, None]) -> None:
-    """Runs a program that serves, on uvloop."""
+    """Runs a program on uvloop."""
     uvloop.run(program)

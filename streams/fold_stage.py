@@ -63,10 +63,11 @@ class FoldStage(Stage):
 
     async def take(self, records: Sequence[Any], next_offset: int) -> None:
         """Decodes records and keeps them until their time has come."""
-        prepare, inbox, read = self.prepare, self.inbox, self.read
+        prepare, inbox, read = self.fold.prepare, self.inbox, self.read
         for record in records:
-            if record.offset >= read:
-                inbox.append((prepare(record), record))
+            offset = record.offset
+            if offset >= read:
+                inbox.append((prepare(offset, record.key, record.value), record))
         self.read = max(read, next_offset)
 
     def prepare(self, record: Any) -> Prepared:
@@ -134,11 +135,12 @@ class FoldStage(Stage):
 
     def _outputs(self, part: Batch, raw: Sequence[Any]) -> list[Outgoing]:
         out: list[Outgoing] = []
+        labelled = self.labelled
         for prepared, record in zip(part.records, raw, strict=True):
             if prepared.refused is not None:
                 out.append(self.letter(record, prepared.refused))
-            else:
-                out.extend(self._label(model, prepared) for model in self.labelled)
+            elif labelled:
+                out.extend([self._label(model, prepared) for model in labelled])
         if part.end.clock != NEVER:
             for model in (*self.labelled, *self.clocked):
                 out.extend(self._progress(model, part.end))

@@ -67,9 +67,11 @@ def worker(
         hold=hold,
         session_timeout=session_timeout,
     )
+    import uvloop
+
     from ..opening import open_project
 
-    asyncio.run(_run(open_project(file), config, tuple(role or _ROLES)))
+    uvloop.run(_run(open_project(file), config, tuple(role or _ROLES)))
 
 
 async def _run(loaded: Any, config: Settings, roles: tuple[str, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import multiprocessing
@@ -128,7 +127,7 @@ def workplace(interrupts: Interrupts) -> Iterator[Path]:
 def _work(loaded: Loaded, bootstrap: str, redis: str, metrics_port: int) -> None:
     metrics = Metrics()
     with exported(metrics.registry, metrics_port):
-        asyncio.run(work(loaded, bootstrap=bootstrap, redis=redis, session_timeout=SESSION, metrics=metrics))
+        run(work(loaded, bootstrap=bootstrap, redis=redis, session_timeout=SESSION, metrics=metrics))
 
 
 def _serve(loaded: Loaded, bootstrap: str, redis: str, port: int, started: Connection) -> None:
