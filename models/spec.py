@@ -109,6 +109,12 @@ class ModelSpec:
             self._outcomes.bind(samples_topic(project, self.name))
 
 
+def _terms(label: Label) -> str:
+    """Returns what decides which samples there are; the column by its name, wherever the file stands."""
+    column = (str(label.value), label.value.type_text)
+    return repr((*column, label.within, label.absent, label.counts, label.learn_corrections))
+
+
 class Model:
     """A model compiled: its vector, and everything that its two runtimes share."""
 
@@ -130,9 +136,7 @@ class Model:
                     digest(spec.learner),
                     spec.missing,
                     RIVER,
-                    repr((label.value, label.within, label.absent, label.counts, label.learn_corrections))
-                    if label
-                    else "",
+                    _terms(label) if label else "",
                 )
             ).encode()
         )
