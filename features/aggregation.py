@@ -7,13 +7,17 @@ events faster overrides `value`, which must give the bits that the verbs give (t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import compress
+from types import FunctionType
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from .clock import Duration
 from .column import SCALARS, Column, Kind, column_of, require
 from .errors import DefinitionError
+from .fingerprint import function_fingerprint, short_digest
 from .window import Period, Window, calendar, lifetime, sliding
 
 T = TypeVar("T")
@@ -91,6 +95,7 @@ class Aggregation(Generic[T]):
         False  # whether `of_values` depends on the order of the values, which is that of time
     )
     width: int = 1  # how many slots of a vector its value takes
+    version: ClassVar[int] = 1  # goes up when what it keeps, or a bit of its value, changes
 
     def __init__(self, column: object = None) -> None:
         use = type(self).__name__
@@ -113,6 +118,12 @@ class Aggregation(Generic[T]):
         """What distinguishes two aggregations of one class over one column."""
         return ""
 
+    @property
+    def code(self) -> str:
+        """Names the code: the version, and a digest of what is not Headrace's own."""
+        kind: Any = type(self)
+        return _code(kind)
+
     # the four verbs
 
     def zero(self) -> Any:
@@ -132,6 +143,12 @@ class Aggregation(Generic[T]):
         raise NotImplementedError(type(self).__name__)
 
     # what may be faster, and what is stored
+
+    def extend(self, partial: Any, times: Sequence[int], values: Sequence[Any]) -> Any:
+        """Returns the partial with events more, in the order of time."""
+        for t, x in zip(times, values, strict=True):
+            partial = self.add(partial, t, x)
+        return partial
 
     def gather(self, events: Events) -> Any:
         """Returns the partial of everything in a window."""
@@ -235,6 +252,24 @@ class Aggregation(Generic[T]):
         inner = "" if self.column is None else str(self.column)
         parameter = f"{', ' if inner else ''}{self.parameter}" if self.parameter != "" else ""
         return f"{type(self).__name__}({inner}{parameter})"
+
+
+@lru_cache(maxsize=256)
+def _code(kind: Any) -> str:
+    told: list[str] = []
+    for cls in kind.__mro__:
+        room = cls.__module__.partition(".")[0]
+        if room == __name__.partition(".")[0] or room in sys.stdlib_module_names:
+            continue
+        for name, member in sorted(vars(cls).items()):
+            inner = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if name.startswith("__"):
+                continue  # how one is made shows in its parameter
+            if isinstance(inner, FunctionType):
+                told.append(f"{name} {function_fingerprint(inner)}")
+            elif isinstance(inner, str | int | float | bool | tuple):
+                told.append(f"{name} {inner!r}")
+    return ":".join((str(kind.version), *([short_digest("\n".join(told).encode())] if told else [])))
 
 
 class Feature(Generic[T_co]):

@@ -45,6 +45,11 @@ class Column:
         """Whether its values have an order and a sum."""
         return self.type in (float, int, bool)
 
+    @property
+    def type_text(self) -> str:
+        """Its type as it is written, such as `float | None`."""
+        return self.type.__name__ + (" | None" if self.nullable else "")
+
 
 def column_of(attribute: object, use: str) -> Column:
     """Returns the column that an attribute like `Transaction.amount` stands for.

@@ -121,6 +121,7 @@ def _reads(function: Any) -> dict[str, Any]:
     outside = {
         name: cell.cell_contents
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+        if name != "__class__"  # of `super()`: whoever asks for a method asks for those of its bases
     }
     for name in _global_names(code):
         if name in function.__globals__:

@@ -13,6 +13,7 @@ state.
     headrace:plans    which state fingerprint has which code, a hash
     headrace:status   what each process says of itself, a hash
     headrace:topics   how many partitions a topic had when its groups were made, a hash
+    headrace:layouts/<project>/<topic>   which states serve which file, a hash
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def position(group_tag: str, reader: str = "") -> str:
 def state_prefix(group_tag: str, code: str) -> str:
     """Returns what stands before the entity in the key of a state."""
     return f"{group_tag}{code}."
+
+
+def layouts(project: str, topic: str) -> str:
+    """Returns the key of the layouts of a project's topic."""
+    return f"headrace:layouts/{project}/{topic}"
 
 
 def join(group_tag: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from . import keys
 from .errors import StoreError
-from .store import Answer, Group, Position, Read, Status, Writes, judge
+from .store import Adoption, Answer, Group, Position, Read, Status, Writes, judge
 
 
 class MemoryStore:
@@ -18,6 +18,7 @@ class MemoryStore:
         self._groups: dict[str, int] = {}
         self._partitions: dict[str, int] = {}
         self._codes: dict[str, str] = {}
+        self._layouts: dict[str, dict[str, Adoption]] = {}
 
     async def groups(self, project: str, topic: str, plans: str, partitions: int) -> list[Group]:
         """Returns the groups of a topic."""
@@ -33,6 +34,14 @@ class MemoryStore:
     async def codes(self, fingerprints: Sequence[str]) -> dict[str, str]:
         """Returns the code of each plan."""
         return {f: self._codes.setdefault(f, keys.code(len(self._codes))) for f in fingerprints}
+
+    async def layouts(self, project: str, topic: str) -> list[Adoption]:
+        """Returns what was decided for a topic, oldest first."""
+        return list(self._layouts.get(keys.layouts(project, topic), {}).values())
+
+    async def adopt(self, project: str, topic: str, adoption: Adoption) -> None:
+        """Remembers a decision, unless there is one."""
+        self._layouts.setdefault(keys.layouts(project, topic), {}).setdefault(adoption.needed, adoption)
 
     async def claim(self, group: Group, initial: Position, reader: str = "") -> Position:
         """Takes the group over."""

@@ -25,7 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from . import keys
 from .errors import StoreError, StoreUnavailable
 from .memory import partitions_changed, topic_changed
-from .store import Answer, Group, Position, Read, Status, Writes
+from .store import Adoption, Answer, Group, Position, Read, Status, Writes
 from .wire import Wires
 
 # What passes when somebody mends the server. The client makes errors of their own of some; within a script Redis 6.2
@@ -95,6 +95,11 @@ end
 return tonumber(n)
 """
 
+# one decision a field, numbered in the order in which they were made
+_ADOPT = """
+return redis.call('HSETNX', KEYS[1], ARGV[1], redis.call('HLEN', KEYS[1]) .. ' ' .. ARGV[2])
+"""
+
 
 class RedisStore:
     """States and positions in one Redis.
@@ -116,6 +121,7 @@ class RedisStore:
         self._wires = Wires(self._client, timeout)
         self._commit = self._client.register_script(_COMMIT)
         self._claim = self._client.register_script(_CLAIM)
+        self._adopt = self._client.register_script(_ADOPT)
         self._number = self._client.register_script(_NUMBER)
         self.trips = 0  # round trips so far, for the test that counts them
 
@@ -137,6 +143,19 @@ class RedisStore:
         return {
             f: keys.code(int(await self._do(self._number(keys=[keys.PLANS], args=[f])))) for f in fingerprints
         }
+
+    async def layouts(self, project: str, topic: str) -> list[Adoption]:
+        """Returns what was decided for a topic, oldest first."""
+        found = []
+        for needed, value in await self.fields(keys.layouts(project, topic)):
+            number, layout, states = value.split(b" ", 2)
+            found.append((int(number), Adoption(needed.decode(), layout.decode(), states)))
+        return [adoption for _, adoption in sorted(found)]
+
+    async def adopt(self, project: str, topic: str, adoption: Adoption) -> None:
+        """Remembers a decision, unless there is one."""
+        value = b" ".join((adoption.layout.encode(), adoption.states))
+        await self._do(self._adopt(keys=[keys.layouts(project, topic)], args=[adoption.needed, value]))
 
     async def claim(self, group: Group, initial: Position, reader: str = "") -> Position:
         """Takes the group over."""

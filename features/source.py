@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from .clock import FIRST, LAST, Duration, duration_ms, to_ms
-from .column import KEYS, TIMES, Column, column_of, identity, require
+from .column import KEYS, TIMES, Column, column_of, columns_of, identity, require
 from .errors import DefinitionError, EventRefused
 
 E = TypeVar("E", bound=msgspec.Struct)
@@ -151,6 +151,10 @@ class Source(Generic[E]):
     def locate(self, column: Column) -> str | None:
         """Returns the path of a column within this source's events, or None if it is not one of them."""
         return column.name if issubclass(self.event, column.owner) else None
+
+    def column_at(self, path: str) -> Column | None:
+        """Returns the column at a path, the inverse of `locate`; None where its events have none."""
+        return columns_of(self.event).get(path)
 
     def __repr__(self) -> str:
         return f"Source({self.topic!r})"

@@ -73,6 +73,14 @@ class Group(NamedTuple):
         return f"{self.topic}/{self.partition}"
 
 
+class Adoption(NamedTuple):
+    """Which layout of states serves a file, decided once."""
+
+    needed: str  # the name of what the file asks for
+    layout: str  # the name of the layout that serves it
+    states: bytes  # the layout itself, as JSON, where it is deployed with this; else empty
+
+
 class Writes(NamedTuple):
     """Absolute values to write with a position."""
 
@@ -102,6 +110,14 @@ class Store(Protocol):
 
     async def codes(self, fingerprints: Sequence[str]) -> dict[str, str]:
         """Returns the short code of each state fingerprint, given out on the first call."""
+        ...
+
+    async def layouts(self, project: str, topic: str) -> list[Adoption]:
+        """Returns what was decided for a topic, oldest first."""
+        ...
+
+    async def adopt(self, project: str, topic: str, adoption: Adoption) -> None:
+        """Remembers a decision, unless there is one for the same name: then the first one stays."""
         ...
 
     async def claim(self, group: Group, initial: Position, reader: str = "") -> Position:

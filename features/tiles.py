@@ -2,51 +2,61 @@
 
 A block beyond the capacity goes into tiles: cells aligned to the epoch, each with the partials of its events. A cell at
 age a is as fine as the finest window whose edge can still cut it: 1/32 of that window's length, rounded down to a power
-of two. Cells therefore nest, and are merged as they age. Order never reaches a tile: events enter when they have left
-the lateness, in (time, id) order.
+of two. And at every age it is at most 1/8 of the age, so that a window which nobody thought of when the state was begun
+can be read from it too. Cells therefore nest, and are merged as they age. Order never reaches a tile: events enter when
+they have left the lateness, in (time, id) order.
 
 A block leaves for the base where something must outlive every window: lifetimes, and samples that remember times.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 from .aggregation import present
-from .plan import StatePlan, cell_size
+from .plan import StatePlan, StateSpec, cell_size
 from .state import TILED, Block, State
 
+COARSER = (
+    4  # times the size of its own cells that a window may find, if it was not there when the state was begun
+)
 
-def resolution(plan: StatePlan, age: int) -> int:
+
+def resolution(plan: StatePlan | StateSpec, age: int) -> int:
     """Returns the size of a cell whose newest moment has an age.
 
     A read that is late by up to a quarter of its window finds cells as fine as one that is not; for later ones they
     grow with the age. Cells for every moment of the lateness would be as many as it has moments.
     """
+    most = cell_size(COARSER * age)
     for edge, size in plan.edges:  # by edge, each with the finest size of those at it and beyond
         if age <= edge + min(plan.lateness, edge // 4):
-            return size
-    return max(plan.coarsest, cell_size(4 * age))
+            return min(size, most)
+    return most
 
 
 def retire(plan: StatePlan, s: State, block: Block) -> None:
     """Moves a block into the tiles, and into the base where the plan has one."""
     s.flags |= TILED
     touched = max(0, len(s.tiles) - 1)
-    for t, row in _rows(block):
-        age = s.newest - t
-        size = resolution(plan, age)
-        start = t - t % size
+    times, row = [block.t0 + dt for dt in block.t], 0
+    while row < len(times):
+        t = times[row]
         cell = s.tiles[-1] if s.tiles else None
         if cell is None or t >= cell[0] + cell[1]:
-            cell = [start, size, 0, t, t, [a.zero() for a, _ in plan.cells]]
+            size = resolution(plan, s.newest - t)
+            cell = [t - t % size, size, 0, t, t, [a.zero() for a, _ in plan.cells]]
             s.tiles.append(cell)
-        cell[2] += 1
-        cell[4] = t
-        for k, (a, c) in enumerate(plan.cells):
-            x = block.cols[c][row] if c >= 0 else None
-            if c < 0 or present(x):
-                cell[5][k] = a.add(cell[5][k], t, x)
+        end = bisect_left(times, cell[0] + cell[1], row)
+        cell[2] += end - row
+        cell[4] = times[end - 1]
+        cell[5] = [
+            a.extend(p, *_present(times, block, c, row, end))
+            for (a, c), p in zip(plan.cells, cell[5], strict=True)
+        ]
+        row = end
     for cell in s.tiles[touched:]:
         cell[5] = [a.trim(p) for (a, _), p in zip(plan.cells, cell[5], strict=True)]
     if plan.bases:
@@ -63,7 +73,7 @@ def to_base(plan: StatePlan, s: State, block: Block, aged: bool) -> None:
         if windowed and aged:
             entry[1] = a.expire(entry[1], gone)
             continue
-        for t, row in _rows(block):
+        for row, t in enumerate(block.t0 + dt for dt in block.t):
             x = block.cols[c][row] if c >= 0 else None
             if forget and t - entry[0] > forget:
                 entry[1] = a.zero()
@@ -75,9 +85,17 @@ def to_base(plan: StatePlan, s: State, block: Block, aged: bool) -> None:
             entry[1] = a.expire(entry[1], gone)
 
 
-def _rows(block: Block) -> list[tuple[int, int]]:
-    t0 = block.t0
-    return [(t0 + dt, row) for row, dt in enumerate(block.t)]
+def _present(
+    times: Sequence[int], block: Block, c: int, i: int, j: int
+) -> tuple[Sequence[int], Sequence[Any]]:
+    """Returns the times and the values of rows `i` to `j`, without those whose value is missing."""
+    if c < 0:
+        return times[i:j], [None] * (j - i)
+    values = list(block.cols[c][i:j])
+    rows = [k for k, x in enumerate(values) if present(x)]
+    if len(rows) == j - i:
+        return times[i:j], values
+    return [times[i + k] for k in rows], [values[k] for k in rows]
 
 
 def _coarsen(plan: StatePlan, s: State) -> None:

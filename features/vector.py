@@ -12,7 +12,7 @@ from .clock import NEVER
 from .column import column_of
 from .errors import DefinitionError, EventRefused
 from .fingerprint import short_digest
-from .plan import StatePlan, key_columns
+from .plan import StatePlan, key_columns, plan_for
 from .read import Own, Reader, Row
 from .source import Source, key_text
 from .state import State
@@ -92,14 +92,14 @@ class Vector:
         if isinstance(item, type) and issubclass(item, FeatureView):
             for feature in item.features:
                 self._feature(item, feature)
-            return f"view {[repr(feature) for feature in item.features]} own {item.own_event}"
+            return f"view {[_meaning(feature) for feature in item.features]} own {item.own_event}"
         if isinstance(item, Feature):
             if item.view is None:
                 raise DefinitionError(
                     f"the input {item!r} belongs to no view", fix="make it an attribute of a FeatureView"
                 )
             self._feature(item.view, item)
-            return f"feature {item!r} own {item.view.own_event}"
+            return f"feature {_meaning(item)} own {item.view.own_event}"
         if isinstance(item, types.FunctionType):
             made = function_input(item, self.request.event)
         elif isinstance(item, Input):
@@ -138,14 +138,7 @@ class Vector:
         self._readers: list[tuple[Reader, int]] = []
         bound: dict[int, int] = {}
         for view in self._views:
-            plan = next(
-                (
-                    p
-                    for p in plans
-                    if p.source is view.source and p.entity is view.of and p.where is view.where
-                ),
-                None,
-            )
+            plan = plan_for(view, plans)
             if plan is None:
                 raise DefinitionError(
                     f"view {view.__name__} is not part of the project", fix="add it to views=[...]"
@@ -252,6 +245,11 @@ def _joined(steps: Sequence[_Step]) -> list[_Step]:
         else:
             joined.append((made, width, views, list(places)))
     return joined
+
+
+def _meaning(feature: Feature[Any]) -> str:
+    aggregation = feature.aggregation
+    return f"{feature!r} by {[part.code for part in (aggregation, *aggregation.parts())]}"
 
 
 def _spread(value: Sequence[Any], width: int) -> list[Scalar]:

@@ -11,7 +11,7 @@ from msgspec.structs import fields
 from features.aggregation import Feature
 from features.clock import duration_text
 from features.fold import fold
-from features.plan import FOREVER, StatePlan
+from features.plan import FOREVER, StatePlan, plan_for
 from features.source import Source
 from features.state import State, encode
 from models import Model, Project
@@ -71,9 +71,8 @@ def _source(project: Project, source: Source[Any]) -> dict[str, Any]:
 
 
 def _view(project: Project, view: Any) -> dict[str, Any]:
-    plan = next(
-        p for p in project.plans if p.source is view.source and p.entity is view.of and p.where is view.where
-    )
+    plan = plan_for(view, project.plans)
+    assert plan is not None, "every view of a project has a plan"
     return {
         "name": view.__name__,
         "entity": view.of.name,
@@ -91,7 +90,7 @@ def _feature(feature: Feature[Any]) -> dict[str, str]:
 def _state(plan: StatePlan) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint,
-        "entity": plan.entity.name,
+        "entity": plan.entity,
         "source": plan.source.topic,
         "columns": list(plan.paths),
         "reach": duration_text(plan.reach),

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 from features.embedded import EmbeddedRedisError, server_program
 from features.errors import HeadraceError
+from features.layout import choose, name_of
 from features.redis import RedisStore
+from features.store import Store
 from models import Project
 from streams.admin import Admin
 from streams.errors import StreamsError
@@ -63,7 +65,7 @@ def examine(settings: Settings, file: Path | None) -> list[Finding]:
         found, project = _project(file)
         findings.extend(found)
     findings.extend(_kafka(settings.kafka, project))
-    findings.extend(asyncio.run(_redis(settings.redis)))
+    findings.extend(asyncio.run(_redis(settings.redis, project)))
     findings.append(_port(settings.host, settings.port))
     if settings.secret is None:
         findings.append(
@@ -177,10 +179,11 @@ def _topics(admin: Admin, project: Project) -> list[Finding]:
     return findings
 
 
-async def _redis(url: str) -> list[Finding]:
+async def _redis(url: str, project: Project | None) -> list[Finding]:
     store = _Inspected(url, timeout=5.0)
     try:
         facts = await store.facts()
+        states = [] if project is None else await states_of(project, store)
     except HeadraceError as error:
         return [
             Finding(
@@ -189,7 +192,40 @@ async def _redis(url: str) -> list[Finding]:
         ]
     finally:
         await store.close()
-    return _redis_findings(facts)
+    return _redis_findings(facts) + states
+
+
+async def states_of(project: Project, store: Store) -> list[Finding]:
+    """Returns which deployed states would serve each source of a project, and what it costs where none does."""
+    findings = []
+    for source in project.sources:
+        known = await store.layouts(project.name, source.topic)
+        plans = project.plans_over(source)
+        if not plans and not known:
+            continue
+        what = f"states from {source.topic}"
+        (_, name, _), missing = choose(known, source, plans)
+        own = name_of([plan.spec for plan in plans])
+        if not missing and name == own:
+            there = any(one.layout == own for one in known)
+            found = "deployed" if there else "new: folded from the start of the log"
+            findings.append(Finding("ok", what, found))
+        elif not missing:
+            found = (
+                f"adopted: layout {name} is deployed and keeps all that is needed, nothing is folded again"
+            )
+            findings.append(Finding("ok", what, found))
+        else:
+            findings.append(
+                Finding(
+                    "warning",
+                    what,
+                    f"other than those deployed: {'; '.join(missing)}",
+                    f"workers fold {source.topic} again from its start, beside the old states, and models that read "
+                    "these states begin at version 0; leave out what is missing to go on with what is there",
+                )
+            )
+    return findings
 
 
 def _redis_findings(facts: dict[str, str]) -> list[Finding]:

@@ -73,7 +73,7 @@ async def opened(loaded: Loaded, folder: Path | None, kafka: str, redis: str) ->
             async with deployed(loaded, redis, counts) as (store, deployment):
                 first = await _beginnings(store, deployment)
         except StoreUnavailable as error:
-            note(f"{error.what}; every group is taken to begin at offset 0")
+            note(f"{error.what}; states are taken to be the file's own, and every group to begin at offset 0")
             deployment, first = await deploy(project, MemoryStore(), counts), {}
         yield Opened(log, deployment, first)
 

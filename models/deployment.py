@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from features.layout import Layout, choose, layout_in
 from features.partition import partition_of
 from features.source import Source
 from features.store import Group, Store
@@ -14,7 +15,11 @@ from .scorer import Scorer
 
 
 class Deployment:
-    """The places of a project. Made by `deploy`, and the same for every process that asks with the same project."""
+    """The places of a project. Made by `deploy`, and the same for every process that asks with the same project.
+
+    Its `project` is compiled against the states that are deployed, which may keep more than the file asks for: whoever
+    reads or folds takes models, plans and fingerprints from there.
+    """
 
     def __init__(self, project: Project, groups: Mapping[str, list[Group]], codes: Mapping[str, str]) -> None:
         self.project = project
@@ -57,6 +62,9 @@ async def deploy(project: Project, store: Store, topics: Mapping[str, int]) -> D
     Raises:
         StoreError: a topic had another number of partitions when its features were made.
     """
+    project = project.adopting(
+        {source.topic: await _serving(project, source, store) for source in project.sources}
+    )
     codes = await store.codes([plan.fingerprint for plan in project.plans])
     digests = {source.topic: project.plans_digest(source) for source in project.sources}
     groups: dict[str, list[Group]] = {}
@@ -66,3 +74,15 @@ async def deploy(project: Project, store: Store, topics: Mapping[str, int]) -> D
         name = digests.get(topic, "") + (owner.learner_fingerprint[:12] if owner else "")
         groups[topic] = await store.groups(project.name, topic, name, partitions)
     return Deployment(project, groups, codes)
+
+
+async def _serving(project: Project, source: Source[Any], store: Store) -> Layout:
+    """Returns the layout that serves a source, by the decision of whichever process was first."""
+    while True:
+        known = await store.layouts(project.name, source.topic)
+        choice = choose(known, source, project.plans_over(source))
+        if choice.adoption in known:
+            layout = layout_in(known, choice.adoption.layout)
+            assert layout is not None, "what serves a file can be read"
+            return layout
+        await store.adopt(project.name, source.topic, choice.adoption)

@@ -76,6 +76,13 @@ class Outcomes(Source[Outcome]):
         inner = self.request.locate(column)
         return f"event.{inner}" if inner is not None else super().locate(column)
 
+    def column_at(self, path: str) -> Column | None:
+        """Returns the column at a path: one of the request, or the label's."""
+        if path == "label":
+            return self.label
+        outer, _, inner = path.partition(".")
+        return self.request.column_at(inner) if outer == "event" and inner else super().column_at(path)
+
 
 def not_correction(outcome: Outcome) -> bool:
     """Tells outcomes that count from corrections of ones that have been counted."""

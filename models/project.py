@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from features.aggregation import Feature
 from features.errors import DefinitionError
-from features.fingerprint import short_digest
+from features.layout import Layout, name_of, under
 from features.plan import StatePlan, plans_of
 from features.source import Source
 from features.transforms import Input, function_input
@@ -60,13 +61,29 @@ class Project:
         return [plan for plan in self.plans if plan.source is source]
 
     def plans_digest(self, source: Source[Any]) -> str:
-        """Returns what names the fold groups of a source: the states that they hold.
+        """Returns what names the fold groups of a source: the layout of the states that they hold.
 
         A project that folds other states from the same log folds them beside the old ones, from the log's start.
         """
-        return short_digest("\n".join(sorted(plan.fingerprint for plan in self.plans_over(source))).encode())[
-            :12
+        return name_of([plan.spec for plan in self.plans_over(source)])
+
+    def adopting(self, layouts: Mapping[str, Layout]) -> Project:
+        """Returns the project compiled against deployed layouts; itself where they are its own.
+
+        Args:
+            layouts: one that serves each source, by topic.
+        """
+        plans = [
+            plan
+            for source in self.sources
+            for plan in under(layouts[source.topic], source, self.plans_over(source))
         ]
+        if set(plans) == set(self.plans):
+            return self
+        adopted = copy(self)
+        adopted.plans = plans
+        adopted.models = [Model(self.name, spec, plans) for spec in self.specs]
+        return adopted
 
     def requested_by(self, source: Source[Any]) -> list[Model]:
         """Returns the models whose requests come from a source."""

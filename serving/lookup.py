@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from features import keys
 from features.clock import NEVER
 from features.partition import partition_of
+from features.plan import plan_for
 from features.read import Reader
 from features.view import FeatureView
 from models.deployment import Deployment
@@ -30,11 +31,8 @@ class Lookup:
 
     def __init__(self, view: type[FeatureView], deployment: Deployment) -> None:
         self.view = view
-        plan = next(
-            plan
-            for plan in deployment.project.plans
-            if plan.source is view.source and plan.entity is view.of and plan.where is view.where
-        )
+        plan = plan_for(view, deployment.project.plans)
+        assert plan is not None, "every view of a project has a plan"
         code = deployment.codes[plan.fingerprint]
         self._plan = plan
         self._reader = Reader(view, plan)

@@ -37,6 +37,10 @@ class _Extreme(Aggregation[N | None]):
         """Returns one value more."""
         return (min(partial[0], x), max(partial[1], x))
 
+    def extend(self, partial: Extremes, times: Sequence[int], values: Sequence[float]) -> Extremes:
+        """Returns values more."""
+        return (min(partial[0], min(values)), max(partial[1], max(values))) if values else partial
+
     def merge(self, one: Extremes, other: Extremes) -> Extremes:
         """Returns both."""
         return (min(one[0], other[0]), max(one[1], other[1]))

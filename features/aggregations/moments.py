@@ -18,11 +18,13 @@ T = TypeVar("T")
 
 _SCALE = float(UNIT)
 _UNIT2 = UNIT * UNIT
-_WIDE = 32  # bytes of a stored sum: 2^(96 + 128) and 2^31 events fit
-_WIDER = 64
-
 Total = tuple[int, int]  # count, sum in units of 2^-128
 Squares = tuple[int, int, int]  # and the sum of squares in units of 2^-256
+
+
+def _bytes(total: int) -> bytes:
+    """Returns the fewest bytes that hold an integer and its sign; below 2^31 values of 2^96 they are at most 64."""
+    return total.to_bytes((total.bit_length() + 8) >> 3, "little", signed=True)
 
 
 class _Total(Aggregation[T]):
@@ -48,13 +50,17 @@ class _Total(Aggregation[T]):
         """Returns one value more."""
         return (partial[0] + 1, partial[1] + int(x * _SCALE))
 
+    def extend(self, partial: Total, times: Sequence[int], values: Sequence[float]) -> Total:
+        """Returns values more."""
+        return (partial[0] + len(values), partial[1] + sum([int(x * _SCALE) for x in values]))
+
     def merge(self, one: Total, other: Total) -> Total:
         """Returns both."""
         return (one[0] + other[0], one[1] + other[1])
 
     def freeze(self, partial: Total) -> tuple[int, bytes]:
-        """Returns the sum as 32 bytes."""
-        return (partial[0], partial[1].to_bytes(_WIDE, "little", signed=True))
+        """Returns the sum as few bytes."""
+        return (partial[0], _bytes(partial[1]))
 
     def thaw(self, frozen: tuple[int, bytes]) -> Total:
         """Returns the sum of its bytes."""
@@ -141,6 +147,11 @@ class Variance(Aggregation[float | None]):
         m = int(x * _SCALE)
         return (partial[0] + 1, partial[1] + m, partial[2] + m * m)
 
+    def extend(self, partial: Squares, times: Sequence[int], values: Sequence[float]) -> Squares:
+        """Returns values more."""
+        units = [int(x * _SCALE) for x in values]
+        return (partial[0] + len(units), partial[1] + sum(units), partial[2] + sum([m * m for m in units]))
+
     def merge(self, one: Squares, other: Squares) -> Squares:
         """Returns both."""
         return (one[0] + other[0], one[1] + other[1], one[2] + other[2])
@@ -151,14 +162,17 @@ class Variance(Aggregation[float | None]):
         return (n * squares - total * total) / (n * (n - 1) * _UNIT2) if n > 1 else None
 
     def freeze(self, partial: Squares) -> tuple[int, bytes, bytes]:
-        """Returns the sums as 32 and 64 bytes."""
-        n, total, squares = partial
-        return (n, total.to_bytes(_WIDE, "little", signed=True), squares.to_bytes(_WIDER, "little"))
+        """Returns the sums as few bytes."""
+        return (partial[0], _bytes(partial[1]), _bytes(partial[2]))
 
     def thaw(self, frozen: tuple[int, bytes, bytes]) -> Squares:
         """Returns the sums of their bytes."""
         n, total, squares = frozen
-        return (n, int.from_bytes(total, "little", signed=True), int.from_bytes(squares, "little"))
+        return (
+            n,
+            int.from_bytes(total, "little", signed=True),
+            int.from_bytes(squares, "little", signed=True),
+        )
 
 
 class StdDev(Variance):

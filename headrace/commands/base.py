@@ -52,7 +52,9 @@ async def _make(loaded: Any, log: Any, kafka: str, redis: str, folder: Path) -> 
     from ..logs import opened
 
     async with opened(loaded, log, kafka, redis) as places:
-        return make_bases(places.deployment, places.log, bases_in(folder, loaded.project), places.first)
+        return make_bases(
+            places.deployment, places.log, bases_in(folder, places.deployment.project), places.first
+        )
 
 
 def bases_in(folder: Path, project: Any) -> Any:

@@ -56,7 +56,7 @@ async def _list(loaded: Any, kafka: str, redis: str, secret: str | None) -> list
     topics = await asyncio.to_thread(partitions_now, loaded, kafka)
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment):
-        return [await _told(model, store, deployment, key) for model in loaded.project.models]
+        return [await _told(model, store, deployment, key) for model in deployment.project.models]
 
 
 async def _told(model: Any, store: Any, deployment: Any, key: Any) -> dict[str, Any]:

@@ -120,6 +120,7 @@ async def _logged(
     from ..replaying import replay_logged
 
     async with opened(loaded, log, kafka, redis) as places:
+        model = places.deployment.project.model(model.name)  # of the states that are deployed
         with _rows(out, model) as rows, progress(shown) as bar:
             task = bar.add_task("recomputing", total=None, rate="")
             done = replay_logged(places, model, rows, lambda n: bar.advance(task, n))

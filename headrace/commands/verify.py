@@ -56,13 +56,14 @@ async def _verify(loaded: Any, log: Any, bases: Any, kafka: str, redis: str, lim
     from ..logs import opened
     from ..verifying import verify as compare
 
-    known = None if bases is None else bases_in(bases, loaded.project)
     async with opened(loaded, log, kafka, redis) as places:
+        project = places.deployment.project
+        known = None if bases is None else bases_in(bases, project)
         with progress() as bar:
             task = bar.add_task("comparing", total=None, rate="")
             return [
                 compare(places, model, limit, lambda n: bar.advance(task, n), known)
-                for model in loaded.project.models
+                for model in project.models
             ]
 
 

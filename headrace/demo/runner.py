@@ -212,7 +212,7 @@ def _behind(status: Mapping[str, Any] | None) -> ServiceFailed:
 async def _verified(loaded: Loaded, home: House, follower: Follower) -> Verdict:
     follower.stop()
     async with opened(loaded, home.spool, home.bootstrap, home.redis) as places:
-        return await asyncio.to_thread(verify, places, loaded.project.model(MODEL))
+        return await asyncio.to_thread(verify, places, places.deployment.project.model(MODEL))
 
 
 async def _status(store: RedisStore) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import features.aggregations
 from features import Aggregation, Count, Distinct, Quantile, Ratio, Sum
 from features.aggregation import Events, Segment
 from features.column import Column, hashed, number
+from features.restore import restored
 
 from .oracle import bits
 from .strategies import Payment, amounts, ms
@@ -44,6 +45,8 @@ EXAMPLES: dict[str, Callable[[], Aggregation[Any]]] = {
     "TopK": lambda: features.aggregations.TopK(Payment.shop, 2),
     "Variance": lambda: features.aggregations.Variance(Payment.amount),
 }
+
+KEPT = [part for example in EXAMPLES.values() for part in example().parts()]
 
 # the documented value of a window without events; missing is None
 EMPTY: dict[str, Any] = {
@@ -178,6 +181,17 @@ def test_a_batch_equals_a_stream(name: str, data: st.DataObject) -> None:
         for run in cut(data, events):
             batched = a.merge(batched, folded(a, run))
         assert frozen(a, batched) == frozen(a, folded(a, events))
+
+
+@pytest.mark.parametrize("name", exported())
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_several_events_at_once_equal_one_after_the_other(name: str, data: st.DataObject) -> None:
+    for a in atoms(name):
+        one, two, _ = cut(data, [(t, x) for t, x in drawn(data, a) if x is not None or a.column is None])
+        begun = folded(a, one)
+        extended = a.extend(begun, [t for t, _ in two], [x for _, x in two])
+        assert frozen(a, extended) == frozen(a, folded(a, one + two))
 
 
 @pytest.mark.parametrize("name", exported())
@@ -330,3 +344,69 @@ def test_what_faded_long_ago_is_zero_and_nothing_overflows() -> None:
 
     assert a.result(partial, Events(0, 10**12)) == 0.0
     assert abs(a.result(partial, Events(-(10**7), -(10**6)))) <= 4e27
+
+
+# -- what is stored of them
+
+
+@pytest.mark.parametrize("part", KEPT, ids=repr)
+def test_one_that_keeps_the_same_is_made_again_from_the_name_of_its_partial(part: Aggregation[Any]) -> None:
+    name, _, parameter = part.kin
+    again = restored(name, part.column, str(parameter))
+
+    assert again is not None
+    assert (again.kin, again.keeps, again.code) == (part.kin, part.keeps, part.code)
+
+
+class Tally(Aggregation[int]):
+    """One of a user's own."""
+
+    step = 1
+
+    def zero(self) -> int:
+        return 0
+
+    def add(self, partial: int, t: int, x: object) -> int:
+        return partial + self.step
+
+    def merge(self, one: int, other: int) -> int:
+        return one + other
+
+    def result(self, partial: int, events: Events) -> int:
+        return self.doubled(partial)
+
+    def doubled(self, n: int) -> int:
+        return 2 * n
+
+
+class Same(Tally):
+    """Differs in nothing but its name and this text."""
+
+    def add(self, partial: int, t: int, x: object) -> int:
+        """Does what its base does."""
+        return super().add(partial, t, x)
+
+
+def changed(**members: Any) -> Aggregation[int]:
+    made: type[Aggregation[int]] = type("Tally", (Tally,), members)
+    return made()
+
+
+def test_the_code_of_an_aggregation_of_a_users_own_names_it() -> None:
+    def add(self: Tally, partial: int, t: int, x: object) -> int:
+        return partial + 2 * self.step
+
+    def doubled(self: Tally, n: int) -> int:
+        return 3 * n
+
+    codes = {
+        Tally().code, Same().code, changed(add=add).code, changed(doubled=doubled).code, changed(step=2).code,
+        changed(version=2).code,
+    }  # fmt: skip
+    assert len(codes) == 6
+    assert changed().code == Tally().code
+    assert Tally().code.startswith("1:")
+
+
+def test_the_code_of_our_own_is_their_version_alone() -> None:
+    assert {part.code for part in KEPT} == {"1"}

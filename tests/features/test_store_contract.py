@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
 
@@ -11,7 +12,7 @@ from features import keys
 from features.errors import StoreError
 from features.memory import MemoryStore
 from features.redis import RedisStore
-from features.store import NO_TOPIC, Group, Position, Read, Status, Store, Writes
+from features.store import NO_TOPIC, Adoption, Group, Position, Read, Status, Store, Writes
 
 OURS, THEIRS = b"a" * 16, b"b" * 16
 TOPIC, OTHER_TOPIC = b"t" * 16, b"u" * 16
@@ -80,6 +81,44 @@ async def test_codes_are_given_out_once(store: Store) -> None:
 
     assert first == {"f1": "a", "f2": "b"}
     assert await store.codes(["f3", "f2", "f1"]) == {"f3": "c", "f2": "b", "f1": "a"}
+
+
+# -- layouts
+
+
+async def test_decisions_on_layouts_come_back_in_their_order(store: Store) -> None:
+    made = [Adoption(f"n{k}", f"n{k // 3}", b'[{"reach": 3}]' if k % 3 == 0 else b"") for k in range(12)]
+    assert await store.layouts("shop", "shop.sales.v1") == []
+    for adoption in made:
+        await store.adopt("shop", "shop.sales.v1", adoption)
+
+    assert await store.layouts("shop", "shop.sales.v1") == made
+    assert await store.layouts("bank", "shop.sales.v1") == []
+    assert await store.layouts("shop", "shop.views.v1") == []
+
+
+async def test_the_first_decision_stays(store: Store) -> None:
+    await store.adopt("shop", "shop.sales.v1", Adoption("need", "one", b"1"))
+    await store.adopt("shop", "shop.sales.v1", Adoption("need", "two", b"2"))
+
+    assert await store.layouts("shop", "shop.sales.v1") == [Adoption("need", "one", b"1")]
+
+
+async def test_of_processes_that_decide_at_once_all_learn_the_same(redis_url: str) -> None:
+    clients = [RedisStore(redis_url) for _ in range(8)]
+
+    async def decide(k: int, store: Store) -> list[Adoption]:
+        for _ in range(k):  # so that some have read before others decide
+            await store.layouts("shop", "shop.sales.v1")
+        await store.adopt("shop", "shop.sales.v1", Adoption("need", f"layout{k}", b"[]"))
+        return await store.layouts("shop", "shop.sales.v1")
+
+    found = await asyncio.gather(*(decide(k, store) for k, store in enumerate(clients)))
+
+    assert len(found[0]) == 1
+    assert all(each == found[0] for each in found)
+    for client in clients:
+        await client.close()
 
 
 # -- claiming

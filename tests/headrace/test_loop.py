@@ -271,7 +271,55 @@ def test_the_doctor_finds_what_there_is(cli: Cli, played: Played, monkeypatch: p
     assert found["Redis eviction"]["found"] == "noeviction"
     assert found["Redis append-only file"]["found"] == "on"
     assert found["payments.transactions.v1"]["found"].startswith("2 partitions")
+    assert found["states from payments.transactions.v1"]["found"] == "deployed"
     assert any("embedded broker" in f["found"] for f in answer.json["findings"])
+
+
+def edited(path: Path, feature: str) -> Path:
+    """The project's file with a view more, under another name."""
+    view = f"class More(FeatureView, of=card, source=transactions):\n    more = {feature}\n\n\n"
+    text = PAYMENTS.read_text().replace("import Count,", "import Count, Max, Last,")
+    whole = text.replace("project = ", view + "project = ").replace(", fraud)", ", fraud, views=[More])")
+    path.write_text(whole)
+    return path
+
+
+def test_a_window_more_is_there_at_once_and_the_model_is_the_same(
+    cli: Cli, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_PORT", "0")
+    file = edited(tmp_path / "window_more.py", 'Max(Transaction.amount).over("7d")')
+    events = list(map(json.loads, played.files.transactions.read_text().splitlines()))
+    last = events[-1]
+    mine = [event for event in events if event["card"] == last["card"]]
+
+    told = cli("doctor", file, *played.where, "--json").json["findings"]
+    found = cli(
+        "features", "get", file, "More", last["card"], "--at", last["at"], *played.where, "--json"
+    ).json
+    models = [cli("models", "list", f, *played.where, "--json").json["models"] for f in (PAYMENTS, file)]
+    checked = cli("verify", file, *played.where, "--limit", 50, "--json")
+
+    (states,) = [f["found"] for f in told if f["what"] == "states from payments.transactions.v1"]
+    assert states.startswith("adopted: ")
+    assert found["values"] == {"more": max(event["amount"] for event in mine)}
+    assert models[0] == models[1]
+    assert models[0][0]["version"] > 0
+    assert (checked.code, checked.json["models"][0]["equal"]) == (0, 50)
+
+
+def test_the_doctor_says_what_a_column_more_costs(
+    cli: Cli, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_PORT", "0")
+    file = edited(tmp_path / "column_more.py", 'Last(Transaction.terminal).over("1d")')
+
+    told = cli("doctor", file, *played.where, "--json").json["findings"]
+
+    (states,) = [f for f in told if f["what"] == "states from payments.transactions.v1"]
+    assert states["level"] == "warning"
+    assert "card (by card) does not keep terminal (str) as a text" in states["found"]
+    assert "again from its start" in states["fix"]
 
 
 def test_the_doctor_says_what_to_do(cli: Cli, tmp_path: Path) -> None:

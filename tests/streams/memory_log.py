@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from features.memory import MemoryStore
 from features.partition import partition_of
-from features.store import Answer, Group, Position, Read, Status, Store, Writes
+from features.store import Adoption, Answer, Group, Position, Read, Status, Store, Writes
 from models.deployment import Deployment, deploy, topics_of
 from models.feed import ModelFeed
 from models.project import Project
@@ -108,6 +108,12 @@ class DangerousStore:
 
     async def codes(self, fingerprints: Sequence[str]) -> dict[str, str]:
         return await self._store.codes(fingerprints)
+
+    async def layouts(self, project: str, topic: str) -> list[Adoption]:
+        return await self._store.layouts(project, topic)
+
+    async def adopt(self, project: str, topic: str, adoption: Adoption) -> None:
+        await self._store.adopt(project, topic, adoption)
 
     async def get(self, key: str) -> bytes | None:
         return await self._store.get(key)

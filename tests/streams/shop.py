@@ -43,6 +43,8 @@ def build(
     more: bool = False,
     again: bool = False,
     outcomes: bool = False,
+    beside: bool = False,
+    less: bool = False,
     max_bytes: int = 1_000_000,
 ) -> Project:
     """The project, over topics of this prefix.
@@ -51,6 +53,8 @@ def build(
         more: another column is kept of payments, so that their states are others.
         outcomes: the model reads the share of frauds among its own outcomes, too.
         again: the model reads another mean, from the same states.
+        beside: a second model reads other windows of the cards, within the reach of the first one's.
+        less: the model reads nothing of the shops.
     """
     payments = Source(
         *(f"{prefix}.payments.v1", Payment),
@@ -83,14 +87,26 @@ def build(
         largest_7d = Max(Payment.amount).over("7d")
         shops_7d = Distinct(Payment.shop).over("7d")
 
+    class Beside(FeatureView, of=card, source=payments):
+        count_2d = Count().over("2d")
+        largest_1d = Max(Payment.amount).over("1d")
+        mean_6h = Mean(Payment.amount).over("6h")
+
     extra: list[Any] = [*([More] if more else []), *([Again] if again else [])]
     fraud = ModelSpec(
         "fraud",
         request=payments,
-        inputs=[Payment.amount, Card, Shop, Risk, *extra],
+        inputs=[Payment.amount, Card, *([] if less else [Shop]), Risk, *extra],
         label=Label(
             verdicts, value=Verdict.fraud, within="4d", absent=absent, learn_corrections=learn_corrections
         ),
+        learner=StandardScaler() | LogisticRegression(),
+    )
+    second = ModelSpec(
+        "second",
+        request=payments,
+        inputs=[Payment.amount, Beside],
+        label=Label(verdicts, value=Verdict.fraud, within="4d", absent=absent),
         learner=StandardScaler() | LogisticRegression(),
     )
     if outcomes:
@@ -99,7 +115,7 @@ def build(
             share_7d = Mean(Verdict.fraud).over("7d")
 
         fraud.add(Outcomes)
-    return Project(prefix, fraud)
+    return Project(prefix, fraud, *([second] if beside else []))
 
 
 class Business(NamedTuple):

@@ -46,7 +46,7 @@ async def test_a_state_is_the_same_bytes_whether_it_was_removed_before_its_entit
             one.step(one.take(offset, Payment(f"p{offset}", card, "s1", 1.0, START + t)), {})
         if offset == 3:
             heads = [(prefix + "c1", START) for prefix in swept.prefixes]
-            assert swept.removable([(heads[0])] if plans[0].entity.name == "card" else heads[1:])
+            assert swept.removable([(heads[0])] if plans[0].entity == "card" else heads[1:])
     assert sorted(kept.dump()) == sorted(swept.dump())
 
 
@@ -60,7 +60,7 @@ async def test_an_expired_state_reads_as_none_before_it_is_removed() -> None:
     for offset, t in enumerate((0, 20 * DAY, 20 * DAY + 1)):
         fold.step(fold.take(offset, Payment(f"p{offset}", f"c{offset}", "s1", 1.0, START + t)), {})
     key = (
-        next(prefix for prefix, plan in zip(fold.prefixes, plans, strict=True) if plan.entity.name == "card")
+        next(prefix for prefix, plan in zip(fold.prefixes, plans, strict=True) if plan.entity == "card")
         + "c0"
     )
     seen: dict[str, object] = {}
