@@ -6,6 +6,7 @@ state.
     {g7}@             position of the group: topic id, next offset, clock, token
     {g7}@score        position of another reader of the same partition: score, join or learn
     {g7}a.<entity>    state of an entity under the plan with code `a`
+    {g7}mark          what the owner of the group tells other workers: time of its next record and request
     {g7}join          pending predictions of a model's log, a hash
     {g7}model         newest snapshot of a model
     {g7}kept          the metrics that belong to it and some earlier versions, a hash
@@ -34,6 +35,11 @@ def tag(number: int) -> str:
 def position(group_tag: str, reader: str = "") -> str:
     """Returns the key of a reader's position; the group's own has no name."""
     return f"{group_tag}@{reader}"
+
+
+def mark(group_tag: str) -> str:
+    """Returns the key of what the owner of a group tells other workers."""
+    return f"{group_tag}mark"
 
 
 def state_prefix(group_tag: str, code: str) -> str:

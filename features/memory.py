@@ -102,6 +102,10 @@ class MemoryStore:
         """Sets a field of a hash."""
         self.hashes.setdefault(key, {})[field.encode()] = value
 
+    async def note(self, values: Mapping[str, bytes]) -> None:
+        """Sets values."""
+        self.values.update(values)
+
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         """Returns all keys that begin with a prefix."""
         return 0, [key for key in self.values if key.startswith(prefix)]

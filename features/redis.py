@@ -208,6 +208,13 @@ class RedisStore:
         """Sets a field of a hash that nothing depends on."""
         await self._do(cast("Awaitable[Any]", self._client.hset(key, field, value)))
 
+    async def note(self, values: Mapping[str, bytes]) -> None:
+        """Sets values that no state depends on."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key, value in values.items():
+            pipeline.set(key, value)
+        await self._do(pipeline.execute())
+
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         """Returns some keys that begin with a prefix."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix) + "*"

@@ -150,6 +150,10 @@ class Store(Protocol):
         """Sets a field of a hash that nothing depends on, such as a status."""
         ...
 
+    async def note(self, values: Mapping[str, bytes]) -> None:
+        """Sets values that no state depends on, in one round trip; not in one step."""
+        ...
+
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         """Returns some keys that begin with a prefix, and the cursor to go on with; 0 begins and ends.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Context:
     hold: float = 30.0  # seconds that a request may wait for the sources it reads, while these catch up
     cache: int = 100_000  # decoded states for each partition
     pending: int = 20_000  # requests of a partition that may wait to be scored
+    monotonic: Callable[[], float] = time.monotonic  # seconds, for waits
     token: bytes = field(default_factory=lambda: os.urandom(16))
     counts: Counter[str] = field(default_factory=Counter)
     fresh: deque[float] = field(

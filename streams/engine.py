@@ -16,6 +16,7 @@ from features.store import Group
 from models.spec import Model
 
 from .context import Context
+from .elsewhere import Elsewhere, Mark
 from .fold_stage import FoldStage
 from .join_stage import JoinStage
 from .learn_stage import LearnStage
@@ -49,7 +50,11 @@ class Engine:
         self._sources = {source.topic: source for source in project.sources}
         self._logs = {model.log_topic: model for model in project.models}
         self._samples = {model.samples_topic: model for model in project.models}
-        self._slack = min((source.lateness for source in project.sources), default=2) // 2
+        # twice that is less than the lateness: of two workers each may be that far ahead of what it knows of the other
+        self._slack = (min((source.lateness for source in project.sources), default=1) - 1) // 2
+        self._elsewhere: Elsewhere | None = None
+        self._others: list[Group] = []  # whose requests another worker scores
+        self._shared = False  # whether this process folds some of the sources' partitions and not all
 
     def topics(self) -> dict[str, int]:
         """Returns the topics that these roles read, with their partitions."""
@@ -68,6 +73,7 @@ class Engine:
     def attach(self, flow: Flow) -> None:
         """Receives the way to steer the transport."""
         self._flow = flow
+        self._elsewhere = Elsewhere(self.context, flow.ends)
 
     async def assigned(
         self, partitions: frozenset[Partition], bounds: Mapping[Partition, Bounds]
@@ -79,22 +85,31 @@ class Engine:
             stages = await self._claim(partition, bounds[partition])
             self.stages[partition] = stages
             resume[partition] = min(stage.next for stage in stages)
-        self._folds = {stage.group: stage for stage in self._of(FoldStage)}
-        for stage in self._of(ScoreStage):
-            stage.bind(self._folds)
+        self._bind()
         return resume
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         """Finishes what is in hand and lets go."""
+        if self._elsewhere is not None:
+            await self._elsewhere.close()
         for partition in partitions:
             for stage in self.stages.pop(partition, []):
                 try:
                     await stage.finish()
                 except Rewound:
                     log.info("%s: moved on while it was given up", stage.group.name)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Tells the stages who folds what, after the partitions of this process have changed."""
         self._folds = {stage.group: stage for stage in self._of(FoldStage)}
         for stage in self._of(ScoreStage):
-            stage.bind(self._folds)
+            stage.bind(self._folds, self._elsewhere)
+        deployment = self.context.deployment
+        asked = {model.spec.request.topic for model in deployment.project.models}
+        self._others = [g for topic in asked for g in deployment.groups[topic] if g not in self._folds]
+        every = [g for source in deployment.project.sources for g in deployment.groups[source.topic]]
+        self._shared = 0 < len(self._folds) < len(every)
 
     def wants(self, partition: Partition) -> bool:
         """Whether every stage of a partition has room."""
@@ -127,6 +142,7 @@ class Engine:
     async def advance(self) -> None:
         """Folds and scores as far as time allows; publishes what is due."""
         self._look()
+        self._look_elsewhere()
         more = True
         while more:
             more = await self._fold() or await self._score()
@@ -147,10 +163,30 @@ class Engine:
                         max(stage.read, flow.position(partition)) >= flow.highwater(partition)
                     )
 
+    def _look_elsewhere(self) -> None:
+        """Asks how far other workers have come where something here waits for them, and tells them how far this has."""
+        if self._elsewhere is None or not self._shared:
+            return
+        behind = [fold for fold in self._folds.values() if fold.inbox or not fold.ended]
+        asking = [stage for stage in self._of(ScoreStage) if stage.pending]
+        if not behind and not asking:
+            return
+        wanted = dict.fromkeys(group for stage in asking for group in stage.distant())
+        wanted.update(dict.fromkeys(self._others))
+        marks = {fold.group: self._mark(fold) for fold in self._folds.values()}
+        clock = max(fold.fold.position.clock for fold in self._folds.values())
+        self._elsewhere.look(wanted, marks, clock, any(stage.waits_elsewhere() for stage in asking))
+
+    def _mark(self, fold: FoldStage) -> Mark:
+        scorer = self._scorer(fold.partition)
+        return fold.mark(fold.next, None) if scorer is None else fold.mark(scorer.next, scorer.oldest())
+
     async def _fold(self) -> bool:
         """Folds what every partition has up to one event time; the partitions wait for their outputs side by side."""
         folds = [fold for fold in self._of(FoldStage) if not fold.fenced]
         waiting = [t for t in (stage.oldest() for stage in self._of(ScoreStage)) if t is not None]
+        if self._elsewhere is not None and self._shared:
+            waiting.extend(self._elsewhere.asks(group) for group in self._others)
         limit = min((*(fold.front() for fold in folds), *waiting), default=NEVER) + self._slack
         return any(await asyncio.gather(*(self._fold_one(fold, limit) for fold in folds)))
 

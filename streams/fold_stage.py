@@ -17,12 +17,12 @@ from models.spec import Model
 from models.topics import SENT
 
 from .context import Context
+from .elsewhere import END, Mark
 from .log import Partition
 from .producer import Outgoing
 from .stage import Rewound, Stage
 from .sweep import Sweep
 
-_END = 1 << 62
 SLICE = 2_000  # records folded at a time
 
 
@@ -76,14 +76,25 @@ class FoldStage(Stage):
 
     def front(self) -> int:
         """Returns the event time that everything still to come has at least, strays aside."""
-        for prepared, _ in self.inbox:
-            if prepared.refused is None:
-                return prepared.t
-        return _END if self.ended else self.fold.position.clock
+        upcoming = self._upcoming()
+        if upcoming is not None:
+            return upcoming
+        return END if self.ended else self.fold.position.clock
 
-    def passed(self, t: int) -> bool:
-        """Whether everything up to t, as far as the log goes, is in the states."""
-        return self.front() > t
+    def _upcoming(self) -> int | None:
+        return next((prepared.t for prepared, _ in self.inbox if prepared.refused is None), None)
+
+    def mark(self, scored: int, asks: int | None) -> Mark:
+        """Returns what other workers may know of it.
+
+        Args:
+            scored: position of the scorer of its partition; its own where there is none.
+            asks: time of the oldest request that waits there.
+        """
+        # not that its log has ended: others find out for themselves, and it may grow while nobody looks
+        upcoming = self._upcoming()
+        front = self.fold.position.clock if upcoming is None else upcoming
+        return Mark(self.next, front, scored, front if asks is None else asks)
 
     async def fold_until(self, limit: int) -> list[tuple[Prepared, Any]] | None:
         """Folds and commits what the inbox has up to an event time, and returns it; None where nothing moved.

@@ -6,7 +6,6 @@ request waits until the sources that it reads have passed its time, while they c
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,12 +22,15 @@ from models.scorer import Place, Request, Scorer, decode_reads
 from models.spec import Model
 
 from .context import Context
+from .elsewhere import END, Elsewhere
 from .fold_stage import FoldStage
 from .log import Partition
 from .producer import Outgoing
 from .stage import Stage
 
 BATCH = 512  # requests scored at a time
+
+Hold = Callable[[int, float], bool]  # whether a request of an event time, which came at a moment, has to wait
 
 
 class ScoreStage(Stage):
@@ -51,24 +53,40 @@ class ScoreStage(Stage):
         self.pending: deque[tuple[Any, Any, float]] = deque()  # prepared, record, when it came
         self.read = position.next
         self._folds: Mapping[Group, FoldStage] = {}
+        self._elsewhere: Elsewhere | None = None
         self._groups = tuple({group: None for scorer in self.scorers for group in scorer.groups})
 
-    def bind(self, folds: Mapping[Group, FoldStage]) -> None:
-        """Learns which groups this process folds."""
+    def bind(self, folds: Mapping[Group, FoldStage], elsewhere: Elsewhere | None) -> None:
+        """Learns which groups this process folds, and who knows of the others; nobody where there are none."""
         self._folds = folds
+        self._elsewhere = elsewhere
+
+    def distant(self) -> list[Group]:
+        """Returns the groups that its requests read and that another process folds."""
+        return [g for g in self._groups if (fold := self._folds.get(g)) is None or fold.fenced]
 
     def rewind(self) -> None:
         """Forgets what was read beyond the position."""
         self.pending.clear()
         self.read = self.position.next
 
-    def holds(self) -> Callable[[int], bool]:
+    def holds(self) -> Hold:
         """Returns whether a request of a time has to wait, as things stand: for a source that is catching up."""
-        behind = [
-            fold.front() for group, fold in self._folds.items() if group in self._groups and not fold.fenced
-        ]
-        front = min(behind, default=1 << 62)
-        return lambda t: t >= front
+        front, distant = END, []
+        for group in self._groups:
+            fold = self._folds.get(group)
+            if fold is None or fold.fenced:
+                distant.append(group)
+            else:
+                front = min(front, fold.front())
+        elsewhere = self._elsewhere
+
+        def hold(t: int, since: float) -> bool:
+            if t >= front:
+                return True
+            return elsewhere is not None and not all(elsewhere.passed(group, t, since) for group in distant)
+
+        return hold
 
     def wants(self) -> bool:
         """Whether more requests may wait."""
@@ -84,30 +102,37 @@ class ScoreStage(Stage):
     def queue(self, prepared: Any, record: Any) -> None:
         """Takes one request that the fold has decoded."""
         if record.offset >= self.read:
-            self.pending.append((prepared, record, time.monotonic()))
+            self.pending.append((prepared, record, self.context.monotonic()))
             self.read = record.offset + 1
 
     def oldest(self) -> int | None:
-        """Returns the time of the request that has waited longest."""
+        """Returns the time of the request that is scored next."""
         for prepared, _, _ in self.pending:
             if prepared.refused is None:
                 return int(prepared.t)
         return None
 
-    async def score(self, hold: Callable[[int], bool]) -> bool:
+    def waits_elsewhere(self) -> bool:
+        """Whether its next request waits for a group that another process folds."""
+        if self._elsewhere is None or not self.pending:
+            return False
+        prepared, _, since = self.pending[0]
+        return not all(self._elsewhere.passed(group, prepared.t, since) for group in self.distant())
+
+    async def score(self, hold: Hold) -> bool:
         """Scores what need not wait; returns whether there was anything.
 
         Args:
-            hold: whether a request of a time has to wait for a source.
+            hold: whether a request has to wait for a source.
 
         Raises:
             Rewound: another worker scores this partition now.
         """
         batch: list[tuple[Any, Any]] = []
-        now = time.monotonic()
+        now = self.context.monotonic()
         while self.pending and len(batch) < BATCH:
             prepared, record, since = self.pending[0]
-            if prepared.refused is None and hold(prepared.t):
+            if prepared.refused is None and hold(prepared.t, since):
                 if now - since < self.context.hold:
                     break
                 for model in self.models:

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer
@@ -96,6 +96,14 @@ class Flow(Protocol):
     def highwater(self, partition: Partition) -> int:
         """Return the end of the log as last seen."""
 
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """Ask the broker where logs end now, also those that others read; in one round trip.
+
+        Raises:
+            BrokerUnreachable: Nobody answered in time.
+            TopicUnusable: A topic or partition does not exist.
+        """
+
 
 class Processor(Protocol):
     """What a worker carries polls to. Its calls never overlap; an exception of any one ends the worker."""
@@ -165,6 +173,9 @@ class Client(Protocol):
     async def bounds(self, partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
         """Return what the partitions hold."""
 
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """Return where logs end now."""
+
     async def move(self, offsets: Mapping[Partition, int]) -> None:
         """Make the next records taken start at these offsets; partitions no longer owned are left out."""
 
@@ -214,6 +225,10 @@ class Carrier:
     def highwater(self, partition: Partition) -> int:
         """See `Flow`."""
         return self._reading(partition).highwater
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """See `Flow`."""
+        return await self._kafka.ends(partitions)
 
     def _reading(self, partition: Partition) -> Reading:
         return self.readings.get(partition) or self._released[partition]
@@ -578,6 +593,7 @@ class Consumer(FaustConsumer):
     carrier: ClassVar[Carrier]
     thread: ClassVar[type[Thread]]
     read_bounds: ClassVar[Callable[[frozenset[Partition]], Awaitable[Mapping[Partition, Bounds]]]]
+    read_ends: ClassVar[Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]]]
     lull: ClassVar[float]
 
     _thread: Thread
@@ -597,6 +613,10 @@ class Consumer(FaustConsumer):
     async def bounds(self, partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
         """See `Client`."""
         return await type(self).read_bounds(partitions)
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """See `Client`."""
+        return await type(self).read_ends(partitions)
 
     async def move(self, offsets: Mapping[Partition, int]) -> None:
         """See `Client`."""
@@ -694,6 +714,7 @@ class Consumer(FaustConsumer):
 def transport(
     carrier: Carrier,
     read_bounds: Callable[[frozenset[Partition]], Awaitable[Mapping[Partition, Bounds]]],
+    read_ends: Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]],
     settings: Mapping[str, Any],
     lull: float,
 ) -> type[FaustTransport]:
@@ -704,10 +725,17 @@ def transport(
     Args:
         carrier: Who gets the polls.
         read_bounds: Reads what partitions hold.
+        read_ends: Reads where partitions end.
         settings: Further arguments of aiokafka's consumer.
         lull: Seconds without a poll after which the processor's `idle` is called.
     """
     thread = type("Thread", (Thread,), {"settings": settings})
-    members = {"carrier": carrier, "thread": thread, "read_bounds": staticmethod(read_bounds), "lull": lull}
+    members = {
+        "carrier": carrier,
+        "thread": thread,
+        "read_bounds": staticmethod(read_bounds),
+        "read_ends": staticmethod(read_ends),
+        "lull": lull,
+    }
     consumer = type("Consumer", (Consumer,), members)
     return type("Transport", (FaustTransport,), {"Consumer": consumer})

@@ -85,6 +85,10 @@ async def run(
     async def read_bounds(partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
         return await asyncio.to_thread(_bounds, topics, partitions, bootstrap, broker_timeout)
 
+    async def read_ends(partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        async with turn:
+            return await asyncio.to_thread(reader.highwaters, partitions)
+
     settings = {
         "group_instance_id": instance,
         "session_timeout_ms": round(session_timeout * 1000),
@@ -93,9 +97,11 @@ async def run(
         "max_poll_records": poll_records,
         **(client or {}),
     }
-    app = _app(group, topics, bootstrap, carrier, transport(carrier, read_bounds, settings, lull))
+    kind = transport(carrier, read_bounds, read_ends, settings, lull)
+    app = _app(group, topics, bootstrap, carrier, kind)
+    turn = asyncio.Lock()
     with _stop_on(signals) as stop, LogReader(bootstrap, broker_timeout) as reader:
-        work = _start(app, bootstrap), _crash(app), _watch(carrier, reader, patience), _publish(carrier)
+        work = _start(app, bootstrap), _crash(app), _watch(carrier, patience), _publish(carrier)
         try:
             await _until(stop, carrier.failed, *work)
         finally:
@@ -240,7 +246,7 @@ async def _publish(carrier: Carrier) -> NoReturn:
                 log.debug("positions were not published: %s", error)
 
 
-async def _watch(carrier: Carrier, reader: LogReader, patience: float) -> NoReturn:
+async def _watch(carrier: Carrier, patience: float) -> NoReturn:
     """End the worker when a partition that the processor wants stands still short of the end of its log.
 
     aiokafka is known to stop fetching for good in rare cases; a new process helps.
@@ -253,7 +259,7 @@ async def _watch(carrier: Carrier, reader: LogReader, patience: float) -> NoRetu
         call, before = carrier.in_hand, call
         waiting = {} if call is not None and call == before else carrier.waiting()
         try:
-            ends = await asyncio.to_thread(reader.highwaters, list(waiting))
+            ends = await carrier.ends(list(waiting))
         except BrokerUnreachable:
             ends = {}
         watchdog.look(time.monotonic(), waiting, ends)

@@ -313,6 +313,15 @@ async def test_a_status_is_told_and_told_again(store: Store) -> None:
     assert await store.fields(keys.STATUS) == [(b"worker-1", b"working")]
 
 
+async def test_what_is_noted_is_read_beside_the_position(store: Store) -> None:
+    group = await begun(store)
+    for value in (b"old", b"new"):
+        await store.note({keys.mark(group.tag): value, "elsewhere": b"x"})
+
+    assert await store.read({group: [keys.mark(group.tag)]}) == {group: Read(at(10), [b"new"])}
+    assert await store.get("elsewhere") == b"x"
+
+
 async def test_positions_keep_every_field_of_theirs(store: Store) -> None:
     group = (await store.groups("shop", "shop.sales.v1", "p", 1))[0]
     numbers = count(1)

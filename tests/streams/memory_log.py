@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from features.memory import MemoryStore
 from features.partition import partition_of
@@ -124,6 +124,9 @@ class DangerousStore:
     async def tell(self, key: str, field: str, value: bytes) -> None:
         await self._store.tell(key, field, value)
 
+    async def note(self, values: Mapping[str, bytes]) -> None:
+        await self._store.note(values)
+
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         return await self._store.scan(prefix, cursor)
 
@@ -146,6 +149,16 @@ class DangerousOutputs:
             self._log.append(outgoing)
 
 
+class Clock:
+    """Monotonic seconds that pass with the steps of workers."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class House:
     """A project at work in memory: one log and one store, through which workers come and go."""
 
@@ -158,6 +171,7 @@ class House:
         self.log = MemoryLog(self.topics | dict.fromkeys(map(dead_letter_topic, self.topics), 1))
         self.store = MemoryStore()
         self.key = development_key(project.name)
+        self.clock = Clock()
 
     @property
     def model_log(self) -> str:
@@ -174,16 +188,21 @@ class House:
         hold: float = FOREVER,
         cache: int = 100_000,
         largest: int = 50,
+        owns: Callable[[Partition], bool] = lambda _: True,
     ) -> Worker:
-        """A new worker that owns every partition."""
+        """A new worker that owns every partition, or some."""
         store: Store = self.store if danger is None else DangerousStore(self.store, danger)
         outputs = self.log if danger is None else DangerousOutputs(self.log, danger)
         deployment = await self.deployment()
         feed = ModelFeed(store, deployment, [self.key])
         context = Context(
-            *(deployment, store, outputs, feed, self.key, (), lambda: 0, Metrics()), hold=hold, cache=cache
+            *(deployment, store, outputs, feed, self.key, (), lambda: 0, Metrics()),
+            hold=hold,
+            cache=cache,
+            monotonic=self.clock,
         )
-        worker = Worker(self.log, Engine(context, ROLES), feed, chance or random.Random(0), largest)
+        engine = Engine(context, ROLES)
+        worker = Worker(self.log, engine, feed, chance or random.Random(0), largest, self.clock, owns)
         await worker.begin()
         return worker
 
@@ -202,9 +221,18 @@ class Worker:
     """Carries polls to an engine, of sizes and in an order drawn by chance. It is the engine's `Flow`."""
 
     def __init__(
-        self, log: MemoryLog, engine: Engine, feed: ModelFeed, chance: random.Random, largest: int
+        self,
+        log: MemoryLog,
+        engine: Engine,
+        feed: ModelFeed,
+        chance: random.Random,
+        largest: int,
+        clock: Clock,
+        owns: Callable[[Partition], bool],
     ) -> None:
-        self.engine, self.feed = engine, feed
+        self.engine, self.feed, self.clock = engine, feed, clock
+        self.looks = 0  # how often the ends of logs were asked for
+        self._owns = owns
         self._log, self._chance, self._largest = log, chance, largest
         self._positions: dict[Partition, int] = {}
         self._sought: set[Partition] = set()  # since the last poll
@@ -212,11 +240,12 @@ class Worker:
 
     @property
     def partitions(self) -> frozenset[Partition]:
-        return frozenset(
+        every = (
             Partition(topic, number)
             for topic, count in self.engine.topics().items()
             for number in range(count)
         )
+        return frozenset(filter(self._owns, every))
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._positions[partition] = offset
@@ -228,6 +257,10 @@ class Worker:
     def highwater(self, partition: Partition) -> int:
         return len(self._log.records[partition])
 
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        self.looks += 1
+        return {partition: self.highwater(partition) for partition in partitions}
+
     async def begin(self) -> None:
         """Claims every partition."""
         partitions = self.partitions
@@ -237,6 +270,8 @@ class Worker:
 
     async def step(self) -> bool:
         """Delivers one poll, or gives the engine a turn; returns whether there was one."""
+        self.clock.now += 0.005
+        await asyncio.sleep(0)
         await self.feed.poll()
         ready = [p for p in sorted(self._positions) if self._unread(p) and self.engine.wants(p)]
         if not ready or self._chance.random() < 0.1:
@@ -266,6 +301,15 @@ class Worker:
             if self._standing() == before and not any(map(self._unread, self._positions)):
                 return
         raise AssertionError(f"no end in sight: {self.engine.status()}")
+
+    @property
+    def done(self) -> bool:
+        """Whether everything that it owns has been read and folded, joined, scored or learned."""
+        return all(
+            (stage.read if isinstance(stage, LearnStage) else stage.next) >= self.highwater(partition)
+            for partition, stages in self.engine.stages.items()
+            for stage in stages
+        )
 
     def _standing(self) -> object:
         stages = [stage for stages in self.engine.stages.values() for stage in stages]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Sequence
 from math import fsum
 from pathlib import Path
 from typing import Any
 
+from features.store import NOBODY
 from models.canonical import digest
 from models.scorer import Request, decode_reads
 from tests.parts.broker import Broker
 from tests.streams.audit import audit, clean, fold_of_samples, model_digest, samples
 from tests.streams.rig import Rig, rig
-from tests.streams.shop import DAY, HOUR, Business, Payment, build, business, sent
+from tests.streams.shop import DAY, HOUR, MINUTE, Business, Payment, build, business, sent
+from tests.streams.test_engine import replayed
 
 
 def builder(prefix: str, **options: Any) -> str:
@@ -150,3 +153,35 @@ async def test_what_became_of_requests_is_a_feature_as_well(
             week = [s.label for s in known if shops[s.id] == name and last - 7 * DAY < s.label_t <= last]
             share = sum(map(bool, week)) / len(week) if week else None
             assert (await asked(shop, Payment("probe", "c1", name, 1.0, last)))[place] == share
+
+
+async def test_requests_wait_for_the_sources_that_another_worker_folds(
+    kafka: Broker, redis_url: str, tmp_path: Path, topic_prefix: str
+) -> None:
+    events = business(400, seed=8, step=20 * MINUTE)
+    project = build(topic_prefix)
+    async with rig(project, builder(topic_prefix), tmp_path, kafka, redis_url) as shop:
+        # the session outlasts the sleep: nobody takes the partitions of the one that is stopped
+        awake, asleep = (shop.start(session_timeout=12.0) for _ in range(2))
+
+        async def both_own_something() -> bool:
+            tokens = {p.token for p in (await shop.positions()).values()}
+            return len(tokens) == 2 and NOBODY not in tokens
+
+        await shop.until(both_own_something, awake, asleep)
+        await shop.produce(sent(project, *events.payments[:100]))
+        await shop.until(shop.done, awake, asleep)
+        asleep.send(signal.SIGSTOP)
+        await shop.produce(sent(project, *events.payments[100:], *events.verdicts))
+
+        async def begun() -> bool:
+            return await shop.folded() > 110
+
+        await shop.until(begun, awake)
+        asleep.send(signal.SIGCONT)
+        await shop.finish(awake, asleep)
+
+        found = audit(shop.deployment, shop.model, shop.log)
+        assert clean(found, 400)
+        vectors, _ = replayed(project, events)
+        assert {p.id: p.vector for p in found.predictions} == vectors

@@ -1,0 +1,193 @@
+"""How far other processes have come with the groups that they fold, and telling them how far this one has.
+
+A group that is folded elsewhere has passed a time when its stored clock is later, when the next record that its owner
+has seen is later, or when it has reached the end of its log as it was when somebody came to ask. Positions come from
+the store, the ends of logs from the broker. What is in neither, the owner notes beside its position: the time of its
+next record, and of the request that it has to score next. Without the first, two workers whose next records are far
+apart would wait for each other; without the second, one would run ahead of what the other's requests can still read.
+
+Looks are made beside the work and one at a time, so neither folding nor a rebalance waits for one; and only for those
+who ask, so a worker with nothing to do asks nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from features import keys
+from features.clock import NEVER
+from features.errors import StoreUnavailable
+from features.store import NO_TOPIC, Group, Position
+
+from .context import Context
+from .errors import BrokerUnreachable
+from .log import Partition
+
+log = logging.getLogger("headrace.worker")
+
+END = 1 << 62  # a time after every event
+RECENT = 1.0  # seconds for which live requests take an end of the log that was reached for the end
+EVERY = 0.02  # seconds between looks while something waits
+
+_MARK = struct.Struct("<qqqq")
+
+Ends = Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]]
+
+
+class Mark(NamedTuple):
+    """What the owner of a group notes for others; they believe it while its positions stand where they stood."""
+
+    next: int  # position of the fold
+    front: int  # time of the record there; the group's clock where it has not been read
+    scored: int  # position of the scorer; that of the fold where there is none
+    asks: int  # time of the request there, likewise
+
+    def pack(self) -> bytes:
+        """Returns the stored form, 32 bytes."""
+        return _MARK.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """Returns the mark of its stored form."""
+        return cls(*_MARK.unpack(data))
+
+
+@dataclass
+class _Known:
+    """One group, as the last look found it. Moments are seconds of the context's monotonic clock."""
+
+    end: int = -1  # the end of its log that it is on its way to; -1 where another one is to be asked for
+    asked: tuple[float, int] = (0.0, NEVER)  # when it was asked for, and the event time here then
+    reached: tuple[float, int] = (-1e18, NEVER)  # likewise of the newest end that it has reached
+    scored: bool = False  # whether its requests were scored up to that end
+    front: int = NEVER
+    asks: int = NEVER
+    stands: tuple[int, int] = (-1, -1)  # next of its fold and of its scorer
+    since: float = 0.0  # when they were first seen there
+
+
+class Elsewhere:
+    """The groups that other processes fold. For one event loop.
+
+    Args:
+        context: its store, its clock, and how long anybody waits.
+        ends: tells where partitions end now.
+    """
+
+    def __init__(self, context: Context, ends: Ends) -> None:
+        self._context = context
+        self._ends = ends
+        self._known: dict[Group, _Known] = {}
+        self._noted: dict[Group, Mark] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._looked = -1e18
+        self._clock = NEVER  # the newest event time of this process when it looked
+
+    def passed(self, group: Group, t: int, since: float) -> bool:
+        """Returns whether nothing up to an event time is still to come, strays aside.
+
+        Args:
+            group: whose records.
+            t: the event time, in milliseconds.
+            since: when the one who asks came, in monotonic seconds: what was appended later does not concern it.
+        """
+        known = self._known.get(group)
+        if known is None:
+            return False
+        asked, clock = known.reached
+        # Live, event time goes on as the clock on the wall does, and one look serves all requests of a second. Who
+        # comes from further ahead comes out of a backlog, which the group may have as well: it needs a look of its own.
+        live = t <= clock + 1000 * RECENT
+        return known.front > t or asked >= (since - RECENT if live else since)
+
+    def asks(self, group: Group) -> int:
+        """Returns the time of the oldest request that is still to be scored, for those who read ahead of it.
+
+        It is END as well if nobody has moved the group for as long as a request would wait: its owner may be gone.
+        """
+        known = self._known.get(group)
+        if known is None:
+            return NEVER
+        gone = self._context.monotonic() - known.since > self._context.hold
+        return END if known.scored or gone else known.asks
+
+    def look(self, groups: Collection[Group], marks: Mapping[Group, Mark], clock: int, waiting: bool) -> None:
+        """Begins a look at these groups, unless one goes on or it is too early for the next.
+
+        Args:
+            groups: whose progress matters.
+            marks: what others may know of the groups of this process.
+            clock: the newest event time of this process.
+            waiting: whether somebody waits for them.
+
+        Raises:
+            StreamsError, StoreError: the last look failed for good.
+        """
+        if self._task is not None:
+            if not self._task.done():
+                return
+            task, self._task = self._task, None
+            task.result()
+        now = self._context.monotonic()
+        recent = not waiting and all(self._is_recent(group, now) for group in groups)
+        if now - self._looked < (RECENT / 2 if recent else EVERY):
+            return
+        self._looked, self._clock = now, clock
+        new = {group: mark for group, mark in marks.items() if self._noted.get(group) != mark}
+        self._task = asyncio.get_running_loop().create_task(self._look(tuple(groups), new))
+
+    def _is_recent(self, group: Group, now: float) -> bool:
+        known = self._known.get(group)
+        return known is not None and known.scored and known.reached[0] >= now - RECENT
+
+    async def close(self) -> None:
+        """Ends the look that goes on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _look(self, groups: Collection[Group], marks: Mapping[Group, Mark]) -> None:
+        context = self._context
+        try:
+            if marks:
+                await context.store.note({keys.mark(group.tag): mark.pack() for group, mark in marks.items()})
+                self._noted.update(marks)
+            if groups:
+                await self._ask_ends([g for g in groups if self._known.setdefault(g, _Known()).end < 0])
+                await self._read(groups)
+        except (StoreUnavailable, BrokerUnreachable) as error:
+            context.metrics.pauses.labels("look").inc()
+            log.debug("no look at other workers: %s", error)  # whoever waits goes on waiting, up to its hold
+
+    async def _ask_ends(self, groups: Collection[Group]) -> None:
+        if not groups:
+            return
+        asked = (self._context.monotonic(), self._clock)
+        ends = await self._ends([Partition(group.topic, group.partition) for group in groups])
+        for group in groups:
+            known = self._known[group]
+            known.end, known.asked = ends[Partition(group.topic, group.partition)], asked
+
+    async def _read(self, groups: Collection[Group]) -> None:
+        wanted = {g: (keys.position(g.tag, "score"), keys.mark(g.tag)) for g in groups}
+        found = await self._context.store.read(wanted)
+        now = self._context.monotonic()
+        for group, (stored, (score, noted)) in found.items():
+            known = self._known[group]
+            fold = stored or Position.start(NO_TOPIC)
+            scored = fold.next if score is None else Position.unpack(score).next
+            mark = None if noted is None else Mark.unpack(noted)
+            known.front = mark.front if mark is not None and mark.next == fold.next else fold.clock
+            # a fold is never more than the slack ahead of its scorer
+            known.asks = mark.asks if mark is not None and mark.scored == scored else fold.clock
+            known.scored = scored >= known.end
+            if (fold.next, scored) != known.stands:
+                known.stands, known.since = (fold.next, scored), now
+            if fold.next >= known.end:
+                known.reached, known.end = known.asked, -1
