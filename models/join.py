@@ -228,6 +228,7 @@ class Join:
             ProgressRecord: self._on_progress,
         }
         self._folded = -1
+        self._t = _NEVER  # time of the record that is folded
         self._out: list[Sample] = []
 
     @classmethod
@@ -253,7 +254,7 @@ class Join:
             raise ValueError(
                 f"{self._group}: offset {offset} after {self._folded}: fold each record once, in order"
             )
-        self._folded = offset
+        self._folded, self._t = offset, record.t
         self._out = []
         self._moved = True
         self._handlers[record.__class__](record)
@@ -281,6 +282,12 @@ class Join:
     def full(self) -> bool:
         """Whether the quota is reached."""
         return self.pending_count >= self._rules.max_pending
+
+    def early_label(self, ident: str) -> int | None:
+        """Time of the first label that waits for the prediction of an id; None where none does."""
+        cell = self._early.of.get(ident)
+        labels = [] if cell is None else _early(cell).labels
+        return min(map(_time, labels), default=None)
 
     @property
     def oldest_pending(self) -> int | None:
@@ -566,6 +573,7 @@ class Join:
                 t=waiting.t,
                 label=label[1],
                 label_t=max(label[0], waiting.t),
+                known=max(label[0], waiting.t, self._t),
                 kind=kind,
                 vector=waiting.vector,
                 score=waiting.score,

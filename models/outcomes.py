@@ -1,7 +1,8 @@
 """What became of the requests, as a source: the request's columns and the label, at the time the label arrived.
 
 The share of frauds at a terminal is then `Mean(Chargeback.fraud)` over the outcomes by terminal. Nothing leaks: an
-outcome stands at the time at which it was known, or at the horizon for what stayed silent.
+outcome stands at the time at which it was known: that of the label, or of the record of the model's log that told that
+none will come.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Outcome(msgspec.Struct, frozen=True):
     id: str
     event: Any  # the request's event, decoded
     label: bool | int | float | str
-    at: int  # when the label was known, in milliseconds
+    at: int  # when the label, or that there is none, was known: in milliseconds
     kind: str  # "label" or "absent"; a "correction" is not counted again
 
 
@@ -63,7 +64,7 @@ class Outcomes(Source[Outcome]):
     def of(self, sample: Sample) -> Outcome:
         """Returns the outcome that a sample stands for."""
         event = self.request.decode(bytes(sample.event))
-        return Outcome(sample.id, event, sample.label, sample.label_t, sample.kind)
+        return Outcome(sample.id, event, sample.label, sample.known, sample.kind)
 
     def event_classes(self) -> tuple[type, ...]:
         """Returns the classes whose columns an outcome has: its own and the request's."""

@@ -83,12 +83,16 @@ class ProgressRecord(Struct, tag="progress", frozen=True, gc=False, kw_only=True
 
 
 class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
-    """A logged vector with its label; `(from, offset, index)` names the log record that released it."""
+    """A logged vector with its label; `(from, offset, index)` names the log record that released it.
+
+    `known` is the time of that record, or of the label if it is later: until then nobody could know.
+    """
 
     id: str
     t: Time
     label: Scalar
     label_t: Time
+    known: Time
     kind: Literal["label", "absent", "correction"]
     vector: list[Value]
     score: Score

@@ -31,6 +31,7 @@ from .log import Partition
 log = logging.getLogger("headrace.worker")
 
 END = 1 << 62  # a time after every event
+NOW = 60_000  # milliseconds around the time of the wall in which a request is live
 RECENT = 1.0  # seconds for which live requests take an end of the log that was reached for the end
 EVERY = 0.02  # seconds between looks while something waits
 
@@ -62,8 +63,8 @@ class _Known:
     """One group, as the last look found it. Moments are seconds of the context's monotonic clock."""
 
     end: int = -1  # the end of its log that it is on its way to; -1 where another one is to be asked for
-    asked: tuple[float, int] = (0.0, NEVER)  # when it was asked for, and the event time here then
-    reached: tuple[float, int] = (-1e18, NEVER)  # likewise of the newest end that it has reached
+    asked: float = 0.0  # when it was asked for
+    reached: float = -1e18  # when the newest end that it has reached was asked for
     scored: bool = False  # whether its requests were scored up to that end
     front: int = NEVER
     asks: int = NEVER
@@ -86,7 +87,6 @@ class Elsewhere:
         self._noted: dict[Group, Mark] = {}
         self._task: asyncio.Task[None] | None = None
         self._looked = -1e18
-        self._clock = NEVER  # the newest event time of this process when it looked
 
     def passed(self, group: Group, t: int, since: float) -> bool:
         """Returns whether nothing up to an event time is still to come, strays aside.
@@ -99,11 +99,30 @@ class Elsewhere:
         known = self._known.get(group)
         if known is None:
             return False
-        asked, clock = known.reached
-        # Live, event time goes on as the clock on the wall does, and one look serves all requests of a second. Who
-        # comes from further ahead comes out of a backlog, which the group may have as well: it needs a look of its own.
-        live = t <= clock + 1000 * RECENT
-        return known.front > t or asked >= (since - RECENT if live else since)
+        return known.front > t or known.reached > since or self.live(group, t, since)
+
+    def live(self, group: Group, t: int, since: float) -> bool:
+        """Returns whether a request may take a group to be at the end of its log, without a look of its own.
+
+        For requests of just now, one look serves all that come within a second. One of long ago comes out of a backlog,
+        which the group may have as well.
+        """
+        known = self._known.get(group)
+        if known is None or abs(self._context.now_ms() - t) > NOW:
+            return False
+        return known.reached >= since - RECENT
+
+    def reached(self, group: Group) -> float:
+        """Returns when the newest end of its log that a group has reached was asked for, in monotonic seconds."""
+        known = self._known.get(group)
+        return -1e18 if known is None else known.reached
+
+    def front(self, group: Group, since: float) -> int:
+        """Returns the event time that what was there at a moment and is still to come has at least."""
+        known = self._known.get(group)
+        if known is None:
+            return NEVER
+        return END if known.reached > since else known.front
 
     def asks(self, group: Group) -> int:
         """Returns the time of the oldest request that is still to be scored, for those who read ahead of it.
@@ -116,13 +135,12 @@ class Elsewhere:
         gone = self._context.monotonic() - known.since > self._context.hold
         return END if known.scored or gone else known.asks
 
-    def look(self, groups: Collection[Group], marks: Mapping[Group, Mark], clock: int, waiting: bool) -> None:
+    def look(self, groups: Collection[Group], marks: Mapping[Group, Mark], waiting: bool) -> None:
         """Begins a look at these groups, unless one goes on or it is too early for the next.
 
         Args:
             groups: whose progress matters.
             marks: what others may know of the groups of this process.
-            clock: the newest event time of this process.
             waiting: whether somebody waits for them.
 
         Raises:
@@ -137,13 +155,13 @@ class Elsewhere:
         recent = not waiting and all(self._is_recent(group, now) for group in groups)
         if now - self._looked < (RECENT / 2 if recent else EVERY):
             return
-        self._looked, self._clock = now, clock
+        self._looked = now
         new = {group: mark for group, mark in marks.items() if self._noted.get(group) != mark}
         self._task = asyncio.get_running_loop().create_task(self._look(tuple(groups), new))
 
     def _is_recent(self, group: Group, now: float) -> bool:
         known = self._known.get(group)
-        return known is not None and known.scored and known.reached[0] >= now - RECENT
+        return known is not None and known.scored and known.reached >= now - RECENT
 
     async def close(self) -> None:
         """Ends the look that goes on."""
@@ -168,19 +186,25 @@ class Elsewhere:
     async def _ask_ends(self, groups: Collection[Group]) -> None:
         if not groups:
             return
-        asked = (self._context.monotonic(), self._clock)
+        asked = self._context.monotonic()
         ends = await self._ends([Partition(group.topic, group.partition) for group in groups])
         for group in groups:
             known = self._known[group]
             known.end, known.asked = ends[Partition(group.topic, group.partition)], asked
 
     async def _read(self, groups: Collection[Group]) -> None:
-        wanted = {g: (keys.position(g.tag, "score"), keys.mark(g.tag)) for g in groups}
+        readers = (
+            "score",
+            "join",
+        )  # of a source's partition the one, of a model's log the other, and no fold
+        wanted = {
+            g: (*(keys.position(g.tag, reader) for reader in readers), keys.mark(g.tag)) for g in groups
+        }
         found = await self._context.store.read(wanted)
         now = self._context.monotonic()
-        for group, (stored, (score, noted)) in found.items():
+        for group, (stored, (score, join, noted)) in found.items():
             known = self._known[group]
-            fold = stored or Position.start(NO_TOPIC)
+            fold = stored or (Position.start(NO_TOPIC) if join is None else Position.unpack(join))
             scored = fold.next if score is None else Position.unpack(score).next
             mark = None if noted is None else Mark.unpack(noted)
             known.front = mark.front if mark is not None and mark.next == fold.next else fold.clock

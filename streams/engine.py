@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from features.clock import NEVER
+from features.partition import partition_of
 from features.store import Group
 from models.spec import Model
 
+from .chain import Asked, Chain
 from .context import Context
-from .elsewhere import Elsewhere, Mark
+from .elsewhere import RECENT, Elsewhere, Mark
 from .fold_stage import FoldStage
 from .join_stage import JoinStage
 from .learn_stage import LearnStage
 from .log import Bounds, Partition
-from .score_stage import ScoreStage
+from .score_stage import ScoreStage, outcomes_read
 from .stage import Rewound, Stage
 from .transport import Flow
 
@@ -54,6 +57,7 @@ class Engine:
         self._slack = (min((source.lateness for source in project.sources), default=1) - 1) // 2
         self._elsewhere: Elsewhere | None = None
         self._others: list[Group] = []  # whose requests another worker scores
+        self._chains: dict[str, Chain] = {}  # of the models whose outcomes are read
         self._shared = False  # whether this process folds some of the sources' partitions and not all
 
     def topics(self) -> dict[str, int]:
@@ -103,13 +107,25 @@ class Engine:
     def _bind(self) -> None:
         """Tells the stages who folds what, after the partitions of this process have changed."""
         self._folds = {stage.group: stage for stage in self._of(FoldStage)}
-        for stage in self._of(ScoreStage):
-            stage.bind(self._folds, self._elsewhere)
         deployment = self.context.deployment
+        chained = outcomes_read(deployment.project, deployment.project.models)
+        self._chains = {} if self._elsewhere is None else {m.name: self._chain(m) for m in chained}
+        for stage in self._of(ScoreStage):
+            stage.bind(self._folds, self._elsewhere, self._chains)
         asked = {model.spec.request.topic for model in deployment.project.models}
         self._others = [g for topic in asked for g in deployment.groups[topic] if g not in self._folds]
         every = [g for source in deployment.project.sources for g in deployment.groups[source.topic]]
         self._shared = 0 < len(self._folds) < len(every)
+
+    def _chain(self, model: Model) -> Chain:
+        groups = self.context.deployment.groups
+        assert self._elsewhere is not None
+        return Chain(
+            self._elsewhere,
+            groups[model.log_topic],
+            groups[model.samples_topic],
+            self.context.monotonic,
+        )
 
     def wants(self, partition: Partition) -> bool:
         """Whether every stage of a partition has room."""
@@ -165,7 +181,7 @@ class Engine:
 
     def _look_elsewhere(self) -> None:
         """Asks how far other workers have come where something here waits for them, and tells them how far this has."""
-        if self._elsewhere is None or not self._shared:
+        if self._elsewhere is None or not self._folds or not (self._shared or self._chains):
             return
         behind = [fold for fold in self._folds.values() if fold.inbox or not fold.ended]
         asking = [stage for stage in self._of(ScoreStage) if stage.pending]
@@ -173,9 +189,40 @@ class Engine:
             return
         wanted = dict.fromkeys(group for stage in asking for group in stage.distant())
         wanted.update(dict.fromkeys(self._others))
+        wanted.update(dict.fromkeys(group for chain in self._chains.values() for group in chain.groups))
         marks = {fold.group: self._mark(fold) for fold in self._folds.values()}
-        clock = max(fold.fold.position.clock for fold in self._folds.values())
-        self._elsewhere.look(wanted, marks, clock, any(stage.waits_elsewhere() for stage in asking))
+        waiting = any(stage.waits_elsewhere() for stage in asking)
+        self._elsewhere.look(wanted, marks if self._shared else {}, waiting)
+        if waiting:
+            for name, chain in self._chains.items():
+                model = self.context.deployment.project.model(name)
+                chain.turn(self._labels_front(model), partial(self._outcomes_known, model))
+
+    def _labels_front(self, model: Model) -> int:
+        """Returns the event time that labels which are not in the model's log yet have at least."""
+        assert model.spec.label is not None
+        assert self._elsewhere is not None
+        now, fronts = self.context.monotonic(), []
+        for group in self.context.deployment.groups[model.spec.label.source.topic]:
+            fold = self._folds.get(group)
+            local = fold is not None and not fold.fenced
+            fronts.append(
+                fold.front() if fold is not None and local else self._elsewhere.front(group, now - RECENT)
+            )
+        return min(fronts)
+
+    def _outcomes_known(self, model: Model) -> Iterator[tuple[int, Asked]]:
+        """Yields the requests that wait and have a label in the joins of this process, with when both are known."""
+        joins = {stage.partition: stage.join for stage in self._of(JoinStage) if stage.model is model}
+        partitions = self.context.partitions(model.log_topic)
+        for stage in self._of(ScoreStage):
+            if stage.source is not model.spec.request:
+                continue
+            for ident, t in stage.asked():
+                join = joins.get(Partition(model.log_topic, partition_of(ident.encode(), partitions)))
+                label_t = None if join is None else join.early_label(ident)
+                if label_t is not None:
+                    yield max(t, label_t), (ident, t)
 
     def _mark(self, fold: FoldStage) -> Mark:
         scorer = self._scorer(fold.partition)

@@ -74,7 +74,7 @@ class JoinStage(Stage):
                         sample.id.encode(),
                         encode_sample(sample),
                         (),
-                        sample.label_t,
+                        sample.known,
                         0,
                     )
                 )

@@ -7,20 +7,23 @@ request waits until the sources that it reads have passed its time, while they c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from features.errors import EventRefused
+from features.group import Prepared
 from features.partition import partition_of
 from features.source import Source
 from features.state import State
 from features.store import Group, Position, Writes
+from models.project import Project
 from models.records import PredictionRecord, encode_record
 from models.scorer import Place, Request, Scorer, decode_reads
 from models.spec import Model
 
+from .chain import Chain
 from .context import Context
 from .elsewhere import END, Elsewhere
 from .fold_stage import FoldStage
@@ -30,7 +33,15 @@ from .stage import Stage
 
 BATCH = 512  # requests scored at a time
 
-Hold = Callable[[int, float], bool]  # whether a request of an event time, which came at a moment, has to wait
+Hold = Callable[[Prepared, float], bool]  # whether a request that came at a moment has to wait
+
+
+def outcomes_read(project: Project, models: Sequence[Model]) -> list[Model]:
+    """Returns the models whose outcomes these models read."""
+    sources = {wanted.plan.source for model in models for wanted in model.vector.wanted}
+    return [
+        model for model in project.models if model.spec.label is not None and model.spec.outcomes in sources
+    ]
 
 
 class ScoreStage(Stage):
@@ -54,12 +65,22 @@ class ScoreStage(Stage):
         self.read = position.next
         self._folds: Mapping[Group, FoldStage] = {}
         self._elsewhere: Elsewhere | None = None
-        self._groups = tuple({group: None for scorer in self.scorers for group in scorer.groups})
+        self._chains: Sequence[Chain] = ()
+        self._sent = -1e18  # when the last predictions were acknowledged
+        groups = [group for scorer in self.scorers for group in scorer.groups]
+        for model in outcomes_read(context.deployment.project, self.models):
+            assert model.spec.label is not None
+            groups.extend(context.deployment.groups[model.spec.label.source.topic])
+        self._groups = tuple(dict.fromkeys(groups))
 
-    def bind(self, folds: Mapping[Group, FoldStage], elsewhere: Elsewhere | None) -> None:
-        """Learns which groups this process folds, and who knows of the others; nobody where there are none."""
+    def bind(
+        self, folds: Mapping[Group, FoldStage], elsewhere: Elsewhere | None, chains: Mapping[str, Chain]
+    ) -> None:
+        """Learns which groups this process folds, who knows of the others, and the chains of the models."""
         self._folds = folds
         self._elsewhere = elsewhere
+        project = self.context.deployment.project
+        self._chains = [chains[m.name] for m in outcomes_read(project, self.models) if m.name in chains]
 
     def distant(self) -> list[Group]:
         """Returns the groups that its requests read and that another process folds."""
@@ -81,12 +102,20 @@ class ScoreStage(Stage):
                 front = min(front, fold.front())
         elsewhere = self._elsewhere
 
-        def hold(t: int, since: float) -> bool:
-            if t >= front:
+        def hold(prepared: Prepared, since: float) -> bool:
+            if prepared.t >= front:
                 return True
-            return elsewhere is not None and not all(elsewhere.passed(group, t, since) for group in distant)
+            if elsewhere is not None and not all(elsewhere.passed(g, prepared.t, since) for g in distant):
+                return True
+            return not self._outcomes_passed(prepared, since)
 
         return hold
+
+    def _outcomes_passed(self, prepared: Prepared, since: float) -> bool:
+        if not self._chains:
+            return True
+        request = (self.source.id_of(prepared.event), prepared.t)
+        return all(chain.passed(request, max(since, self._sent)) for chain in self._chains)
 
     def wants(self) -> bool:
         """Whether more requests may wait."""
@@ -112,12 +141,22 @@ class ScoreStage(Stage):
                 return int(prepared.t)
         return None
 
+    def asked(self) -> Iterator[tuple[str, int]]:
+        """Yields id and time of every request that waits."""
+        for prepared, _, _ in self.pending:
+            if prepared.refused is None:
+                yield self.source.id_of(prepared.event), prepared.t
+
     def waits_elsewhere(self) -> bool:
-        """Whether its next request waits for a group that another process folds."""
+        """Whether its next request waits for a group that another process folds, or for outcomes."""
         if self._elsewhere is None or not self.pending:
             return False
         prepared, _, since = self.pending[0]
-        return not all(self._elsewhere.passed(group, prepared.t, since) for group in self.distant())
+        if prepared.refused is not None:
+            return False
+        if not all(self._elsewhere.passed(group, prepared.t, since) for group in self.distant()):
+            return True
+        return not self._outcomes_passed(prepared, since)
 
     async def score(self, hold: Hold) -> bool:
         """Scores what need not wait; returns whether there was anything.
@@ -132,7 +171,7 @@ class ScoreStage(Stage):
         now = self.context.monotonic()
         while self.pending and len(batch) < BATCH:
             prepared, record, since = self.pending[0]
-            if prepared.refused is None and hold(prepared.t, since):
+            if prepared.refused is None and hold(prepared, since):
                 if now - since < self.context.hold:
                     break
                 for model in self.models:
@@ -147,6 +186,7 @@ class ScoreStage(Stage):
         for model, scorer in zip(self.models, self.scorers, strict=True):
             out.extend(await self._predictions(model, scorer, good))
         await self.context.send(out)
+        self._sent = self.context.monotonic()
         end = self.position._replace(next=batch[-1][1].offset + 1)
         await self.commit(self.position, end, Writes())
         return True

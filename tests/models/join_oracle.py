@@ -61,9 +61,10 @@ class Oracle:
     counters: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
     offset: int = 0
+    now: int = 0
 
     def fold(self, record: LogRecord, offset: int) -> list[Sample]:
-        self.offset = offset
+        self.offset, self.now = offset, record.t
         before = len(self.samples)
         if not isinstance(record, PredictionRecord) and record.offset < self.next_of(record.source):
             self.counters["label_repeated" if isinstance(record, LabelRecord) else "progress_repeated"] += 1
@@ -261,6 +262,7 @@ class Oracle:
                 t=prediction.t,
                 label=label[1],
                 label_t=max(label[0], prediction.t),
+                known=max(label[0], prediction.t, self.now),
                 kind=kind,
                 vector=prediction.vector,
                 score=prediction.score,

@@ -34,6 +34,7 @@ def sample(
         t=n,
         label=label,
         label_t=n + 1,
+        known=n + 1,
         kind=kind,
         vector=vector,
         score=logged,

@@ -29,6 +29,7 @@ def sample(
         t=0,
         label=label,
         label_t=0,
+        known=0,
         kind=kind,
         vector=[],
         score=score,

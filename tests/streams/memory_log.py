@@ -20,6 +20,7 @@ from streams.learn_stage import LearnStage
 from streams.log import NO_TOPIC_ID, Bounds, Partition, Record
 from streams.metrics import Metrics
 from streams.producer import Outgoing
+from streams.score_stage import ScoreStage
 
 FOREVER = 1e9
 PATIENCE = 200_000  # steps; a guard against a loop without end
@@ -172,6 +173,7 @@ class House:
         self.store = MemoryStore()
         self.key = development_key(project.name)
         self.clock = Clock()
+        self.now_ms = 0  # the time on the wall, by which events are of long ago or of now
 
     @property
     def model_log(self) -> str:
@@ -196,7 +198,7 @@ class House:
         deployment = await self.deployment()
         feed = ModelFeed(store, deployment, [self.key])
         context = Context(
-            *(deployment, store, outputs, feed, self.key, (), lambda: 0, Metrics()),
+            *(deployment, store, outputs, feed, self.key, (), lambda: self.now_ms, Metrics()),
             hold=hold,
             cache=cache,
             monotonic=self.clock,
@@ -298,7 +300,11 @@ class Worker:
             if await self.step():
                 continue
             await self.engine.idle()
-            if self._standing() == before and not any(map(self._unread, self._positions)):
+            scorers = [
+                s for stages in self.engine.stages.values() for s in stages if isinstance(s, ScoreStage)
+            ]
+            waiting = any(scorer.pending for scorer in scorers)
+            if self._standing() == before and not waiting and not any(map(self._unread, self._positions)):
                 return
         raise AssertionError(f"no end in sight: {self.engine.status()}")
 

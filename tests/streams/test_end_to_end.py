@@ -146,11 +146,11 @@ async def test_what_became_of_requests_is_a_feature_as_well(
         assert clean(found, 600)
         known = samples(shop.log, shop.model)
         assert {s.id for s in known if s.kind == "label"} == {v.payment for v in events.verdicts}
-        last = max(s.label_t for s in known) + 1
+        last = max(s.known for s in known) + 1
         shops = {event.id: event.shop for event in events.payments}
         place = shop.model.vector.names.index("Outcomes.share_7d")
         for name in sorted(set(shops.values())):
-            week = [s.label for s in known if shops[s.id] == name and last - 7 * DAY < s.label_t <= last]
+            week = [s.label for s in known if shops[s.id] == name and last - 7 * DAY < s.known <= last]
             share = sum(map(bool, week)) / len(week) if week else None
             assert (await asked(shop, Payment("probe", "c1", name, 1.0, last)))[place] == share
 

@@ -61,7 +61,7 @@ async def ran(house: House, **options: object) -> Worker:
 def replayed(project: Project, events: Business) -> tuple[dict[str, list[object]], Replay]:
     """The vectors of a run without lag, by id."""
     replay = Replay(project)
-    payments, verdicts = project.sources
+    payments, verdicts = project.sources[:2]  # outcomes come of themselves
     streams = [
         Stream(payments, [msgspec.json.encode(event) for event in events.payments]),
         Stream(verdicts, [msgspec.json.encode(event) for event in events.verdicts]),

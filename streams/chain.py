@@ -1,0 +1,86 @@
+"""The way from labels to outcomes: a label goes to the model's log, is joined, and its sample is folded.
+
+A request that reads outcomes sees, in a run without lag, every outcome of a label up to its time. While catching up it
+waits for that: the chain has *passed* a time when nothing will leave it any more for a label up to that time which is
+in the label source already. That is so when, one after the other,
+
+1. the label source has passed the time: its labels are in the model's log,
+2. the join has read the log to its end as it was then: their samples are in the topic of samples, but for labels whose
+   request has not been scored yet,
+3. the fold of the samples has read that topic to its end as it was then.
+
+The join knows those labels: they wait there for their prediction. So of the requests that wait, all are scored up to
+the first moment at which the outcome of one of them is known; then the chain is gone through again. Where another
+process joins, these labels are not known, and requests that are scored together do not see the outcomes of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from features.clock import NEVER
+from features.store import Group
+
+from .elsewhere import END, Elsewhere
+
+Asked = tuple[str, int]  # a request: its id and its time
+
+
+class Chain:
+    """How far the outcomes of one model have come.
+
+    Args:
+        elsewhere: knows how far the join and the fold of the samples are, whoever they belong to.
+        logs: the groups of the model's log.
+        samples: the groups of its samples.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        elsewhere: Elsewhere,
+        logs: Sequence[Group],
+        samples: Sequence[Group],
+        clock: Callable[[], float],
+    ) -> None:
+        self.groups = (*logs, *samples)
+        self._elsewhere = elsewhere
+        self._logs, self._samples = logs, samples
+        self._clock = clock
+        self._front = NEVER  # what it has passed, for requests that came before `_moment`
+        self._moment = -1e18
+        self._bound = (
+            END  # when the first outcome of a request that waits is known, and which request that is
+        )
+        self._first: Asked | None = None
+        self._began: float | None = None
+        self._next = NEVER
+        self._joined: float | None = None
+
+    def passed(self, request: Asked, since: float) -> bool:
+        """Whether a request need not wait for outcomes.
+
+        Args:
+            request: which.
+            since: when it came, or when the last one of its partition was scored: in monotonic seconds.
+        """
+        t = request[1]
+        if self._moment > since and t < self._front:
+            return t < self._bound or request == self._first
+        return all(self._elsewhere.live(group, t, since) for group in self.groups)
+
+    def turn(self, front: int, known: Callable[[], Iterable[tuple[int, Asked]]]) -> None:
+        """Goes on, for requests that wait.
+
+        Args:
+            front: the event time that labels still to come have at least.
+            known: the requests that wait and have a label already, and the time at which their outcome is known.
+        """
+        now, reached = self._clock(), self._elsewhere.reached
+        if self._began is None:
+            self._began, self._next, self._joined = now, front, None
+        if self._joined is None and all(reached(group) > self._began for group in self._logs):
+            self._joined = now
+        if self._joined is not None and all(reached(group) > self._joined for group in self._samples):
+            self._front, self._moment, self._began = self._next, self._began, None
+            self._bound, self._first = min(known(), default=(END, None))
