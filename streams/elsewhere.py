@@ -66,6 +66,7 @@ class _Known:
     asked: float = 0.0  # when it was asked for
     reached: float = -1e18  # when the newest end that it has reached was asked for
     scored: bool = False  # whether its requests were scored up to that end
+    clock: int = NEVER
     front: int = NEVER
     asks: int = NEVER
     stands: tuple[int, int] = (-1, -1)  # next of its fold and of its scorer
@@ -116,6 +117,11 @@ class Elsewhere:
         """Returns when the newest end of its log that a group has reached was asked for, in monotonic seconds."""
         known = self._known.get(group)
         return -1e18 if known is None else known.reached
+
+    def clock(self, group: Group) -> int:
+        """Returns the stored clock of a group; NEVER where it has none."""
+        known = self._known.get(group)
+        return NEVER if known is None else known.clock
 
     def front(self, group: Group, since: float) -> int:
         """Returns the event time that what was there at a moment and is still to come has at least."""
@@ -207,6 +213,7 @@ class Elsewhere:
             fold = stored or (Position.start(NO_TOPIC) if join is None else Position.unpack(join))
             scored = fold.next if score is None else Position.unpack(score).next
             mark = None if noted is None else Mark.unpack(noted)
+            known.clock = fold.clock
             known.front = mark.front if mark is not None and mark.next == fold.next else fold.clock
             # a fold is never more than the slack ahead of its scorer
             known.asks = mark.asks if mark is not None and mark.scored == scored else fold.clock

@@ -162,6 +162,7 @@ class Engine:
         more = True
         while more:
             more = await self._fold() or await self._score()
+        await self._speak()
         for partition, stages in list(self.stages.items()):
             for stage in stages:
                 try:
@@ -181,14 +182,17 @@ class Engine:
 
     def _look_elsewhere(self) -> None:
         """Asks how far other workers have come where something here waits for them, and tells them how far this has."""
-        if self._elsewhere is None or not self._folds or not (self._shared or self._chains):
+        silent = [fold for fold in self._folds.values() if fold.silent]
+        if self._elsewhere is None or not self._folds or not (self._shared or self._chains or silent):
             return
         behind = [fold for fold in self._folds.values() if fold.inbox or not fold.ended]
         asking = [stage for stage in self._of(ScoreStage) if stage.pending]
-        if not behind and not asking:
+        if not behind and not asking and not silent:
             return
         wanted = dict.fromkeys(group for stage in asking for group in stage.distant())
         wanted.update(dict.fromkeys(self._others))
+        groups = self.context.deployment.groups
+        wanted.update(dict.fromkeys(group for fold in silent for group in groups[fold.partition.topic]))
         wanted.update(dict.fromkeys(group for chain in self._chains.values() for group in chain.groups))
         marks = {fold.group: self._mark(fold) for fold in self._folds.values()}
         waiting = any(stage.waits_elsewhere() for stage in asking)
@@ -223,6 +227,14 @@ class Engine:
                 label_t = None if join is None else join.early_label(ident)
                 if label_t is not None:
                     yield max(t, label_t), (ident, t)
+
+    async def _speak(self) -> None:
+        """Lets silent partitions go by the clock of their source, if their logs have just been seen to end."""
+        for fold in self._folds.values():
+            if fold.silent and self._elsewhere is not None:
+                clocks = map(self._elsewhere.clock, self.context.deployment.groups[fold.partition.topic])
+                if self._elsewhere.reached(fold.group) > self.context.monotonic() - 2 * RECENT:
+                    await fold.speak(max(clocks))
 
     def _mark(self, fold: FoldStage) -> Mark:
         scorer = self._scorer(fold.partition)

@@ -24,6 +24,7 @@ from .stage import Rewound, Stage
 from .sweep import Sweep
 
 SLICE = 2_000  # records folded at a time
+STEPS = 64  # into which a silent partition divides the lateness: absents wait for one of them longer
 
 
 class FoldStage(Stage):
@@ -50,6 +51,7 @@ class FoldStage(Stage):
         self.clocked: list[Model] = [m for m in project.requested_by(source) if m.spec.label is None]
         self.inbox: deque[tuple[Prepared, Any]] = deque()
         self.read = position.next  # the position after everything in the inbox
+        self._spoken = NEVER  # the clock that was last forwarded although it has none
         self.ended = False  # whether the inbox reaches the end of the log
 
     @property
@@ -138,6 +140,21 @@ class FoldStage(Stage):
             self._fresh(raw)
         self._count(len(records), before)
         return batch
+
+    @property
+    def silent(self) -> bool:
+        """Whether joins wait for the clock of a partition whose log ends before it has one."""
+        told = self.fenced or self.inbox or not self.ended or self.fold.position.clock != NEVER
+        return not told and bool(self.labelled or self.clocked)
+
+    async def speak(self, clock: int) -> None:
+        """Forwards the clock of the whole source in the name of a silent partition, when it has moved on enough."""
+        if clock == NEVER or clock < self._spoken + self.source.lateness // STEPS:
+            return
+        end = self.fold.position._replace(clock=clock)
+        models = (*self.labelled, *self.clocked)
+        await self.context.send([out for model in models for out in self._progress(model, end)])
+        self._spoken = clock
 
     def rewind_inbox(self) -> None:
         """Forgets what was read beyond the position."""
