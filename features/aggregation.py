@@ -187,6 +187,25 @@ class Aggregation(Generic[T]):
         """Returns the partial without what no window can see any more (a base that remembers times)."""
         return partial
 
+    # the tiles of one state, oldest first: what they may share
+
+    def trim_cells(self, partials: Sequence[Any], ends: Sequence[int]) -> Sequence[Any]:
+        """Returns the partials of all tiles within the bounds of them together; called after every block.
+
+        Args:
+            partials: trimmed one by one.
+            ends: the time of the newest event in each tile.
+        """
+        return partials
+
+    def freeze_cells(self, partials: Sequence[Any]) -> Any:
+        """Returns the partials of all tiles as MessagePack can hold them, in one canonical form."""
+        return [self.freeze(p) for p in partials]
+
+    def thaw_cells(self, frozen: Any, ends: Sequence[int]) -> Sequence[Any]:
+        """Returns the partials that `freeze_cells` was given, as `trim_cells` left them."""
+        return [self.thaw(p) for p in frozen]
+
     def parts(self) -> tuple[Aggregation[Any], ...]:
         """Returns the aggregations that read the state: this one, unless it is made of others."""
         return (self,)

@@ -64,7 +64,8 @@ def to_ms(moment: datetime) -> int:
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone")
-    return (moment - _EPOCH) // _MILLISECOND
+    since = moment - _EPOCH  # its seconds and microseconds are never negative, so this floors as well
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
 
 
 def from_ms(ms: int) -> datetime:

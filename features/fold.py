@@ -5,11 +5,12 @@ What it does depends on the plan and on the entity's earlier records alone: no c
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from enum import IntEnum
 
 from .plan import StatePlan
-from .state import NARROWED, TILED, State, Values, new_block
+from .state import NARROWED, TILED, Block, State, Values, new_block
 from .tiles import retire, to_base
 
 BLOCK = 64  # events a block
@@ -45,14 +46,16 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
         blocks = s.blocks
         block = blocks[-1] if blocks else None
         if block is not None and len(block.t) < BLOCK and t - block.t0 < _SPAN:
-            if block.raw is not None or block.totals is not None:
+            if type(block.t) is not array:
                 block.thaw(plan)
             block.t.append(t - block.t0)
             for column, x in zip(block.cols, values):  # noqa: B905  # the plan made both of one length
                 column.append(x)
+            block.ids.append(id32)
         else:
-            blocks.append(new_block(plan, t, values))
-        s.ids.append(id32)
+            if block is not None:
+                block.drop_ids(s.floor)  # those that it is closed with, wherever it was encoded before
+            blocks.append(new_block(plan, t, id32, values))
         s.n += 1
         s.newest = t
         settled = t - plan.lateness
@@ -75,8 +78,7 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
 def _leave(plan: StatePlan, s: State, gone: int) -> None:
     """Lets go of the blocks that no window can see any more."""
     while s.blocks[0].last <= gone:
-        block = s.blocks.pop(0)
-        s.n -= len(block.t)
+        block = _pop_oldest(s)
         s.evicted = block.last
         s.tiles.clear()  # all of them are older still
         s.flags &= ~TILED
@@ -86,8 +88,7 @@ def _leave(plan: StatePlan, s: State, gone: int) -> None:
 
 def _retire_oldest(plan: StatePlan, s: State) -> None:
     """Moves the oldest block into the tiles; nothing may be inserted before its end any more."""
-    oldest = s.blocks.pop(0)
-    s.n -= len(oldest.t)
+    oldest = _pop_oldest(s)
     if oldest.last > s.newest - plan.lateness:
         s.flags |= NARROWED
     if oldest.last > s.floor:
@@ -95,24 +96,33 @@ def _retire_oldest(plan: StatePlan, s: State) -> None:
     retire(plan, s, oldest)
 
 
+def _pop_oldest(s: State) -> Block:
+    block = s.blocks.pop(0)
+    s.n -= len(block.t)
+    s.size = s.kept = 0  # everything moves: the value is written whole
+    s.packed = s.front = None
+    return block
+
+
 def locate(s: State, t: int, id32: int) -> tuple[bool, int, int]:
     """Returns whether the event (t, id32) is in the state, and its block and row, or those where it would go.
 
     Only instants after the floor can be told apart; the row may be the one after the block's last.
     """
-    blocks, ids = s.blocks, s.ids
+    blocks = s.blocks
     k = len(blocks) - 1
     while k > 0 and t < blocks[k].t0:
         k -= 1
-    block = blocks[k]
-    p = bisect_right(block.t, t - block.t0)
-    index = len(ids) - sum(len(b.t) for b in blocks[k + 1 :]) - (len(block.t) - p)  # of the event at (k, p)
-    while index > 0:
-        bk, bp = (k, p - 1) if p else (k - 1, len(blocks[k - 1].t) - 1)
-        if bk < 0 or blocks[bk].t0 + blocks[bk].t[bp] != t or ids[index - 1] < id32:
+    p = bisect_right(blocks[k].t, t - blocks[k].t0)
+    at, row = k, p
+    while row or at:
+        at, row = (at, row - 1) if row else (at - 1, len(blocks[at - 1].t) - 1)
+        block = blocks[at]
+        index = row - len(block.t)  # from the end, as ids are there of the newest
+        if block.t0 + block.t[row] != t or -index > len(block.ids) or block.ids[index] < id32:
             break
-        k, p, index = bk, bp, index - 1
-        if ids[index] == id32:
+        k, p = at, row
+        if block.ids[index] == id32:
             return True, k, p
     return False, k, p
 
@@ -120,8 +130,7 @@ def locate(s: State, t: int, id32: int) -> tuple[bool, int, int]:
 def _insert(plan: StatePlan, s: State, t: int, id32: int, values: Values) -> Folded:
     blocks = s.blocks
     if not blocks:  # everything newer has left for tiles or base, yet t is above the floor
-        blocks.append(new_block(plan, t, values))
-        s.ids.append(id32)
+        blocks.append(new_block(plan, t, id32, values))
         s.n += 1
         return Folded.FOLDED
     found, k, p = locate(s, t, id32)
@@ -133,17 +142,21 @@ def _insert(plan: StatePlan, s: State, t: int, id32: int, values: Values) -> Fol
         if not plan.revises:
             return Folded.CONFLICT
         block.thaw(plan)
+        s.kept = min(s.kept, k)
         for column, x in zip(block.cols, values, strict=True):
             column[p] = x
         return Folded.REVISED
-    after = len(block.t) - p + sum(len(b.t) for b in blocks[k + 1 :])
-    s.ids.insert(len(s.ids) - after, id32)
     s.n += 1
     dt = t - block.t0
     if dt >= _SPAN or (dt < 0 and block.last - t >= _SPAN):
-        blocks.insert(k + (dt > 0), new_block(plan, t, values))
+        s.kept = min(s.kept, k + (dt > 0))
+        blocks.insert(k + (dt > 0), new_block(plan, t, id32, values))
         return Folded.FOLDED
+    s.kept = min(s.kept, k)
     block.thaw(plan)
+    if block.last <= s.floor:
+        block.drop_ids(s.floor)  # an encoding would have
+    block.ids.insert(len(block.ids) - (len(block.t) - p), id32)
     if dt < 0:
         block.t0 = t
         for row in range(len(block.t)):
@@ -161,12 +174,16 @@ def _split(s: State, k: int) -> None:
     block = s.blocks[k]
     half = len(block.t) // 2
     t0 = block.t0 + block.t[half]
-    upper = type(block)(t0, block.t[half:], [column[half:] for column in block.cols])
+    first = len(block.t) - len(block.ids)  # row of the first id
+    cut = max(0, half - first)
+    upper = Block(t0, block.t[half:], [column[half:] for column in block.cols], block.ids[cut:])
     for row in range(len(upper.t)):
         upper.t[row] -= t0 - block.t0
-    del block.t[half:]
+    del block.t[half:], block.ids[cut:]
     for column in block.cols:
         del column[half:]
+    for each in (block, upper):
+        each.drop_ids(s.floor)  # as when a block is closed
     s.blocks.insert(k + 1, upper)
 
 

@@ -18,14 +18,15 @@ from .fold import Folded, fold
 from .partition import partition_of
 from .plan import StatePlan
 from .source import Source
-from .state import State, decode, encode, stamp_of
-from .store import Group, Position, Writes
+from .state import State, changes, decode, encode, stamp_of, weight
+from .store import Group, Patch, Position, Writes
 
 ENTITIES = 256  # entities a commit
-BYTES = 256 * 1024  # bytes a commit
+BYTES = 256 * 1024  # bytes of keys and states a commit, beyond which it takes no further record
+KNOWN = 1 << 16  # keys whose partition is remembered
 
 FOLDED, REVISED = Folded.FOLDED, Folded.REVISED
-Dirty = dict[str, tuple[StatePlan, State]]
+Dirty = dict[str, tuple[StatePlan, State, int]]  # what changed, and how many bytes of it are to be written
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -77,7 +78,9 @@ class FoldGroup:
         self.counts: Counter[str] = Counter()
         self.prefixes = [keys.state_prefix(group.tag, codes[plan.fingerprint]) for plan in self.plans]
         self._partitions = partitions
-        self._keyed = source.key is not None and source.partitioner == "murmur2"
+        keyed = source.key is not None and source.partitioner == "murmur2"
+        self._key = source.key.name if keyed and source.key is not None else None
+        self._at_home: set[Any] = set()  # keys that are known to belong here
         self._folded = list(zip(self.plans, self.prefixes, strict=True))
         self._retain = {prefix: plan.retain for plan, prefix in self._folded}
         self._cache = cache
@@ -105,17 +108,26 @@ class FoldGroup:
                 "too_large", f"the record has {len(value)} bytes, more than {source.max_bytes}"
             )
         event = source.decode(value)
-        if self._keyed:
+        if self._key is not None:
             if key is None:
                 raise EventRefused("no_key", "the record has no key", fix=f"send {source.key} as its key")
-            belongs = partition_of(source.key_bytes(event) or b"", self._partitions)
-            if belongs != self.group.partition:
-                raise EventRefused(
-                    "misplaced",
-                    f"an event of {source.key} belongs to partition {belongs}, not {self.group.partition}",
-                    fix='make the producer partition by murmur2, or declare partitioner="any"',
-                )
+            column = getattr(event, self._key)
+            if column not in self._at_home:
+                self._place(event)
+                self._at_home.add(column)
         return event
+
+    def _place(self, event: Any) -> None:
+        """Checks that an event is on the partition of its key."""
+        belongs = partition_of(self.source.key_bytes(event) or b"", self._partitions)
+        if belongs != self.group.partition:
+            raise EventRefused(
+                "misplaced",
+                f"an event of {self.source.key} belongs to partition {belongs}, not {self.group.partition}",
+                fix='make the producer partition by murmur2, or declare partitioner="any"',
+            )
+        if len(self._at_home) >= KNOWN:
+            self._at_home.clear()
 
     def take(self, offset: int, event: Any) -> Prepared:
         """Returns what the plans take of an event.
@@ -125,7 +137,7 @@ class FoldGroup:
         """
         id32 = self.source.identify(event, offset)
         parts = [
-            (plan, prefix + plan.key_of(event), id32, plan.extract(event))
+            plan.part(event, prefix, id32)
             for plan, prefix in self._folded
             if plan.keep is None or plan.keep(event)
         ]
@@ -165,7 +177,9 @@ class FoldGroup:
                     where=f"{self.group.name}, key {key}",
                     fix="restore Redis from one backup, or rebuild the features under a new project name",
                 )
-            self._young[key] = decode(by_prefix[key[: key.index(".") + 1]], data)
+            state = decode(by_prefix[key[: key.index(".") + 1]], data)
+            state.stored(len(data))
+            self._young[key] = state
 
     def state(self, plan: int, entity: str) -> State | None:
         """Returns a state at hand, as it stands now."""
@@ -249,51 +263,62 @@ class FoldGroup:
         """
         dirty: Dirty = {}
         start = self.position
-        begun = 0
+        begun = size = 0
         for k, record in enumerate(records):
-            self.step(record, dirty)
-            if len(dirty) >= ENTITIES or (k & 63 == 63 and _weight(dirty) >= BYTES):
+            size += self.step(record, dirty)
+            if len(dirty) >= ENTITIES or size >= BYTES:
                 yield self._batch(records[begun : k + 1], dirty, start, record.offset + 1)
                 dirty = {}
-                begun, start = k + 1, self.position
+                begun, size, start = k + 1, 0, self.position
         if begun < len(records) or start.next < next_offset:
             yield self._batch(records[begun:], dirty, start, next_offset)
 
-    def step(self, record: Prepared, dirty: Dirty) -> None:
-        """Folds one record; `dirty` receives the states that it changed."""
+    def step(self, record: Prepared, dirty: Dirty) -> int:
+        """Folds one record; `dirty` receives the states that it changed.
+
+        Returns:
+            How many more bytes there are to write.
+        """
         offset, t = record.offset, record.t
         self._next = offset + 1
         if record.refused is not None:
             self.counts[record.refused.reason] += 1
-            return
+            return 0
         clock = self._clock
         young = self._young
+        more = 0
         for plan, key, id32, values in record.parts:
             if t <= clock - plan.retain:
                 self.counts["expired"] += 1
                 continue
             state = young.get(key)
             if state is None or state.newest <= clock - plan.retain:
-                state = State()  # whether an expired one has been removed yet must not show in any bit
-            outcome = fold(plan, state, t, id32, values, offset)
-            if outcome is FOLDED:
+                # whether an expired one has been removed yet must not show in any bit
+                state = State()
                 young[key] = state
-                dirty[key] = (plan, state)
-                continue
-            self.counts[outcome.name.lower()] += 1
-            if outcome is REVISED:
-                dirty[key] = (plan, state)
+            outcome = fold(plan, state, t, id32, values, offset)
+            if outcome is not FOLDED:
+                self.counts[outcome.name.lower()] += 1
+                if outcome is not REVISED:
+                    continue
+            size = weight(plan, state)
+            before = dirty.get(key)
+            more += size - before[2] if before is not None else size + len(key)
+            dirty[key] = (plan, state, size)
         agreed = t if t < self._previous else self._previous
         if agreed > clock:
             self._clock = agreed
         self._previous = t
+        return more
 
     def _batch(self, records: Sequence[Prepared], dirty: Dirty, start: Position, next_offset: int) -> Batch:
         self._next = next_offset
-        sets = {key: encode(plan, state) for key, (plan, state) in dirty.items()}
-        return Batch(records, Writes(sets), start, self.position)
-
-
-def _weight(dirty: Dirty) -> int:
-    """Returns about how many bytes the states of a commit have."""
-    return sum(64 + state.n * plan.row_bytes for plan, state in dirty.values())
+        sets: dict[str, bytes] = {}
+        patches: dict[str, Patch] = {}
+        for key, (plan, state, _) in dirty.items():
+            change = changes(plan, state)
+            if isinstance(change, Patch):
+                patches[key] = change
+            else:
+                sets[key] = change
+        return Batch(records, Writes(sets, patches=patches), start, self.position)

@@ -68,6 +68,12 @@ class MemoryStore:
             return Answer(status, stored)
         if writes.fields and writes.hash_key in self.values:
             raise StoreError(f"{writes.hash_key} is not a hash", where=group.name)
+        if taken := [name for name in writes.patches if name in self.hashes]:
+            raise StoreError(f"{taken[0]} is a hash", where=group.name)
+        if any(len(self.values.get(name, b"")) != patch.size for name, patch in writes.patches.items()):
+            return Answer(Status.MISMATCH, stored)
+        for name, patch in writes.patches.items():
+            self.values[name] = patch.onto(self.values[name])
         self.values.update(writes.sets)
         for gone in writes.deletes:
             self.values.pop(gone, None)

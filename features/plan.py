@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ from .aggregation import Aggregation, Feature
 from .aggregations import Min, Sum, Variance
 from .column import Column, Kind
 from .errors import DefinitionError
-from .extract import extractor
+from .extract import extractor, parter
 from .fingerprint import function_fingerprint, short_digest
 from .restore import restored
 from .source import Entity, Source, key_text
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Values = tuple[Any, ...]
 FOREVER = 1 << 63
-FORMAT = 1  # of the bytes of a state
+FORMAT = 2  # of the bytes of a state
+CODES: dict[Kind, Literal["d", "Q"]] = {"number": "d", "hash": "Q"}  # of arrays; texts are lists
 PARTS = 32  # cells a window
 Kin = tuple[
     str, str, str, str
@@ -131,9 +132,12 @@ class StatePlan:
         # milliseconds behind its group's clock at which an event can be seen by nobody, and its entity has gone
         lifetimes = [forget for _, _, forget, windowed in self.bases if not windowed]
         self.retain = FOREVER if 0 in lifetimes else self.reach + max(lifetimes, default=0) + self.lateness
-        self.row_bytes = 8 + 8 * len(self.kinds)
+        self.row_bytes = 8 + 8 * len(self.kinds)  # an event with its id, if no column is text
+        self.plain = "text" not in self.kinds
+        self.codes = [CODES.get(kind) for kind in self.kinds]
         self.key_of = self._key_reader()
         self.extract = extractor(self.paths, self.columns, self.kinds)
+        self.part = parter(self, self.by, self.paths, self.columns, self.kinds)
 
     def adopting(self, spec: StateSpec) -> StatePlan:
         """Returns the plan that folds and reads the states of another spec, which covers this one's.

@@ -135,7 +135,7 @@ class Reader:
             return sights
         place = _place(states, own)
         if place is None and self.view.own_event:
-            block = new_block(self.plan, own.t, own.values)
+            block = new_block(self.plan, own.t, own.id32, own.values)
             _insert(sights[own.state], own, (block.t0, block.t, block.cols, 0, 1, None))
         elif place is not None and not self.view.own_event:
             k, at, row = place

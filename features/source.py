@@ -142,7 +142,7 @@ class Source(Generic[E]):
 
     def identify(self, event: E, offset: int) -> int:
         """Returns the 32-bit identity of an event; without an id column it is its place in the log."""
-        return offset & 0xFFFFFFFF if self.id is None else identity(self.id_of(event))
+        return offset & 0xFFFFFFFF if self.id is None else identity(getattr(event, self.id.name))
 
     def event_classes(self) -> tuple[type, ...]:
         """Returns the classes whose columns its events have."""

@@ -2,39 +2,51 @@
 
 Little endian, so that a reader needs no copy: every column of a block is a `memoryview.cast` away.
 
-    HEAD   u8 format | u8 flags | u16 blocks | u32 ids | i64 stamp | i64 newest | i64 floor | i64 evicted
-           | u32 base | u32 tiles
-    DIR    a block, oldest first: i64 t0 | u16 events | u16 bytes of totals | u32 bytes of the block
-    BLOCK  u32 dt[n] | a column after the other: f64[n], u64[n] or u32 lengths[n] and UTF-8 | totals (MessagePack)
-    IDS    u32[ids]: of the newest events, those with t > floor
+    HEAD    u8 format | u8 flags | u16 blocks | u32 bytes of CLOSED | i64 stamp | i64 newest | i64 floor | i64 evicted
+            | u32 bytes of BASE | u32 bytes of TILES
     BASE, TILES   MessagePack
+    CLOSED  every block but the newest, oldest first
+    DIR     a block, oldest first: i64 t0 | u8 events | u8 ids | u16 bytes of totals | u32 bytes of the block
+    OPEN    the newest block
+    a block: u32 dt[n] | a column after the other: f64[n], u64[n] or u32 lengths[n] and UTF-8
+             | u32 ids[m] of its newest events | totals (MessagePack)
 
 `stamp` is the log position after the record that last changed the state; `newest` the largest event time; nothing with
-`t <= floor` is accepted any more; `evicted` is the newest time that was dropped. A closed block (every one but the
-last) carries the totals that let a window take it whole. The bytes are a function of the plan and of the entity's
-records.
+`t <= floor` is accepted any more; `evicted` is the newest time that was dropped. A closed block carries the totals that
+let a window take it whole. The bytes are a function of the plan and of the entity's records.
+
+What an event changes stands at the two ends: the head, and from the directory on. A large state is therefore written by
+a patch of both, and what stands between stays where it is.
+
+Ids are there to know a repeat, which can only come above the floor. The open block has those of its events above the
+floor. A closed block keeps the ids that it was closed with until all its events are at or below the floor, and then
+none: its bytes change once, not with every event.
 """
 
 from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from .clock import NEVER
 from .errors import StateCorrupt
 from .plan import FORMAT, StatePlan
+from .store import Patch
 
 TILED = 1  # some events live on in tiles only
 NARROWED = 2  # so many events came within the lateness that late ones are accepted for a shorter time
 
+SPARED = 1024  # bytes that a patch must spare: two commands cost Redis as much as writing a kilobyte
+
 HEAD = struct.Struct("<BBHIqqqqII")
-_DIR = struct.Struct("<qHHI")
+_DIR = struct.Struct("<qBBHI")
+_HEAD_AND_DIR = struct.Struct("<BBHIqqqqIIqBBHI")  # of a state of one block
 _MISSING_TEXT = 0xFFFFFFFF
-_TYPECODE: dict[str, Literal["d", "Q"]] = {"number": "d", "hash": "Q"}
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -46,15 +58,16 @@ Values = Sequence[Any]
 class Block:
     """Up to 64 events in time order, a column after the other."""
 
-    __slots__ = ("cols", "raw", "t", "t0", "totals")
+    __slots__ = ("cols", "ids", "raw", "t", "t0", "totals")
 
     def __init__(
-        self, t0: int, t: Any, cols: list[Any], raw: Any = None, totals: list[Any] | None = None
+        self, t0: int, t: Any, cols: list[Any], ids: Any, raw: Any = None, totals: list[Any] | None = None
     ) -> None:
         self.t0 = t0
         self.t = t
         self.cols = cols
-        self.raw = raw  # the bytes of an unchanged block; None once its arrays can be written to
+        self.ids = ids  # of the newest events, at least of those above the floor
+        self.raw = raw  # directory entry and bytes of a closed block, while they hold
         self.totals = totals
 
     @property
@@ -63,29 +76,55 @@ class Block:
         return self.t0 + int(self.t[-1])
 
     def thaw(self, plan: StatePlan) -> None:
-        """Makes the columns writable."""
-        if self.raw is None:
-            self.totals = None
-            return
+        """Makes the columns writable; what was made of them holds no longer."""
         self.raw = self.totals = None
-        times = array("I")
-        times.frombytes(self.t.tobytes())
-        self.t = times
-        for c, kind in enumerate(plan.kinds):
-            if kind != "text":
-                column = array(_TYPECODE[kind])
-                column.frombytes(self.cols[c].tobytes())
-                self.cols[c] = column
+        if type(self.t) is array:
+            return
+        self.t = _array("I", self.t)
+        self.ids = _array("I", self.ids)
+        self.cols = [
+            column if code is None else _array(code, column)
+            for code, column in zip(plan.codes, self.cols, strict=True)
+        ]
+
+    def drop_ids(self, floor: int) -> None:
+        """Drops the ids of events at or below the floor."""
+        first = len(self.t) - len(self.ids)
+        self.ids = self.ids[bisect_right(self.t, floor - self.t0, first) - first :]
+
+
+class Front(NamedTuple):
+    """What a value in the store has before its open block, while no event changes it."""
+
+    at: int  # where the directory begins
+    closed: int  # bytes of the closed blocks
+    base: int
+    tiles: int
+    heads: bytes  # the directory but for its last entry
+    until: int  # with the floor there, a closed block loses its ids
 
 
 class State:
     """One entity's events, decoded as far as needed."""
 
-    __slots__ = ("base", "blocks", "evicted", "flags", "floor", "ids", "n", "newest", "stamp", "tiles")
+    __slots__ = (
+        "base",
+        "blocks",
+        "evicted",
+        "flags",
+        "floor",
+        "front",
+        "kept",
+        "n",
+        "newest",
+        "packed",
+        "size",
+        "stamp",
+        "tiles",
+    )
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
-        self.ids: array[int] = array("I")
         self.n = 0
         self.stamp = 0
         self.newest = self.floor = self.evicted = NEVER
@@ -94,41 +133,85 @@ class State:
             list[Any]
         ] = []  # an entry of the plan's bases: [time of the newest event in it, partial]
         self.tiles: list[list[Any]] = []  # [start, size, events, first time, last time, partials]
+        self.packed: tuple[Any, Any] | None = None  # the bytes of base and tiles, while they hold
+        self.size = 0  # bytes of the value in the store; 0 where it must be written whole
+        self.kept = 0  # how many closed blocks, from the oldest, stand in that value as they are now
+        self.front: Front | None = None
+
+    def stored(self, size: int) -> None:
+        """Notes that the store has these events, in a value of so many bytes."""
+        self.size = size
+        self.kept = max(0, len(self.blocks) - 1)
 
 
-def new_block(plan: StatePlan, t: int, values: Values) -> Block:
+def new_block(plan: StatePlan, t: int, id32: int, values: Values) -> Block:
     """Returns a block of one event."""
-    cols: list[Any] = [
-        [x] if kind == "text" else array(_TYPECODE[kind], (x,))
-        for kind, x in zip(plan.kinds, values, strict=True)
-    ]
-    return Block(t, array("I", (0,)), cols)
+    cols: list[Any] = [[x] if code is None else array(code, (x,)) for code, x in zip(plan.codes, values)]  # noqa: B905
+    return Block(t, array("I", (0,)), cols, array("I", (id32,)))
 
 
 def encode(plan: StatePlan, s: State) -> bytes:
     """Returns the bytes of a state."""
-    blocks = s.blocks
-    kept = _ids_above_floor(s)
-    directory: list[bytes] = []
-    data: list[Any] = []
-    last = len(blocks) - 1
-    for k, block in enumerate(blocks):
-        raw = block.raw
-        if raw is None or (k == last) is not (block.totals is None):
-            raw = _pack_block(plan, block, closed=k < last)
-        head, body = raw
-        directory.append(head)
-        data.append(body)
-    base = (
-        _pack([[t, a.freeze(p)] for (t, p), (a, *_) in zip(s.base, plan.bases, strict=True)])
-        if s.base
-        else b""
-    )
-    tiles = _pack([[*cell[:5], _frozen(plan.cells, cell[5])] for cell in s.tiles]) if s.tiles else b""
-    head = HEAD.pack(
-        FORMAT, s.flags, len(blocks), len(kept), s.stamp, s.newest, s.floor, s.evicted, len(base), len(tiles)
-    )
-    return b"".join((head, *directory, *data, kept.tobytes(), base, tiles))
+    if len(s.blocks) == 1 and not s.base and not s.tiles and plan.plain:
+        return _encode_one(s, s.blocks[0])
+    packed, heads, bodies, _ = _sections(plan, s)
+    entry, body = _pack_open(plan, s)
+    head = _pack_head(s, sum(map(len, bodies)), len(packed[0]), len(packed[1]))
+    return b"".join((head, *packed, *bodies, *heads, entry, *body))
+
+
+def changes(plan: StatePlan, s: State) -> bytes | Patch:
+    """Returns what brings the value in the store to this state, and takes it as done.
+
+    Whoever does not get it done must drop the state.
+    """
+    if len(s.blocks) == 1 and not s.base and not s.tiles and plan.plain:
+        data = _encode_one(s, s.blocks[0])
+        s.size = len(data)
+        return data
+    size, front = s.size, s.front
+    if front is not None and _stands(s, front):
+        entry, body = _pack_open(plan, s)
+        tail = b"".join((front.heads, entry, *body))
+        if _fits(front.at, len(tail), size):
+            s.size = front.at + len(tail)
+            return Patch(size, _pack_head(s, front.closed, front.base, front.tiles), front.at, tail)
+    packed, heads, bodies, until = _sections(plan, s)
+    entry, body = _pack_open(plan, s)
+    sizes = [len(each) for each in bodies]
+    base, tiles, closed = len(packed[0]), len(packed[1]), sum(sizes)
+    head = _pack_head(s, closed, base, tiles)
+    at = HEAD.size + base + tiles + sum(sizes[: s.kept])
+    tail = b"".join((*bodies[s.kept :], *heads, entry, *body))
+    s.front = Front(HEAD.size + base + tiles + closed, closed, base, tiles, b"".join(heads), until)
+    patch = _fits(at, len(tail), size)
+    data = tail if patch else b"".join((head, *packed, *bodies[: s.kept], tail))
+    s.size, s.kept = at + len(tail), len(bodies)
+    return Patch(size, head, at, tail) if patch else data
+
+
+def weight(plan: StatePlan, s: State) -> int:
+    """Returns how many bytes `changes` would give, or a few more where the state is small."""
+    if len(s.blocks) == 1 and not s.base and not s.tiles and plan.plain:
+        return _HEAD_AND_DIR.size + s.n * plan.row_bytes
+    size, front = s.size, s.front
+    if front is not None and _stands(s, front):
+        at, tail = front.at, len(front.heads) + _DIR.size + _open_size(plan, s)
+        return (HEAD.size if _fits(at, tail, size) else at) + tail
+    packed, heads, bodies, _ = _sections(plan, s)
+    at = HEAD.size + sum(map(len, packed)) + sum(map(len, bodies[: s.kept]))
+    tail = sum(map(len, bodies[s.kept :])) + (len(heads) + 1) * _DIR.size + _open_size(plan, s)
+    return (HEAD.size if _fits(at, tail, size) else at) + tail
+
+
+def _stands(s: State, front: Front) -> bool:
+    """Whether the store has base, tiles and all closed blocks as they are now."""
+    return s.size > 0 and s.kept == len(s.blocks) - 1 and s.floor < front.until
+
+
+def _fits(at: int, tail: int, size: int) -> bool:
+    """Whether a patch is worth its two commands, and the value grows: what is beyond a new end would stay."""
+    return at - HEAD.size >= SPARED and at + tail >= size > 0
 
 
 def decode(plan: StatePlan, data: bytes) -> State:
@@ -139,7 +222,7 @@ def decode(plan: StatePlan, data: bytes) -> State:
     """
     s = State()
     try:
-        form, s.flags, count, ids, s.stamp, s.newest, s.floor, s.evicted, base, tiles = HEAD.unpack_from(
+        form, s.flags, count, closed, s.stamp, s.newest, s.floor, s.evicted, base, tiles = HEAD.unpack_from(
             data, 0
         )
         if form != FORMAT:
@@ -148,26 +231,35 @@ def decode(plan: StatePlan, data: bytes) -> State:
                 fix="run the version of Headrace that wrote it, or rebuild the features from the log",
             )
         view = memoryview(data)
-        at = HEAD.size + count * _DIR.size
+        if count == 1 and not base and not tiles and not closed:  # what most states are
+            t0, s.n, ids, totals, size = _DIR.unpack_from(data, HEAD.size)
+            at = _HEAD_AND_DIR.size
+            s.blocks.append(_view_block(plan, t0, s.n, ids, totals, view[at:]))
+            return s
+        at = HEAD.size
+        if base or tiles:
+            middle, end = at + base, at + base + tiles
+            s.packed = view[at:middle], view[middle:end]
+            if base:
+                s.base = [
+                    [t, a.thaw(p)]
+                    for (t, p), (a, *_) in zip(_unpack(view[at:middle]), plan.bases, strict=True)
+                ]
+            if tiles:
+                s.tiles = _thawed_tiles(plan, _unpack(view[middle:end]))
+            at = end
+        entry = at + closed
         for k in range(count):
-            entry = HEAD.size + k * _DIR.size
-            t0, n, totals, size = _DIR.unpack_from(data, entry)
-            s.blocks.append(
-                _view_block(plan, t0, n, totals, view[entry : entry + _DIR.size], view[at : at + size])
-            )
+            t0, n, ids, totals, size = _DIR.unpack_from(data, entry)
+            if k == count - 1:
+                at = HEAD.size + base + tiles + closed + count * _DIR.size
+            block = _view_block(plan, t0, n, ids, totals, view[at : at + size])
+            if k < count - 1:
+                block.raw = view[entry : entry + _DIR.size], view[at : at + size]
+            s.blocks.append(block)
             s.n += n
             at += size
-        s.ids.frombytes(view[at : at + 4 * ids])
-        at += 4 * ids
-        if base:
-            s.base = [
-                [t, a.thaw(p)]
-                for (t, p), (a, *_) in zip(_unpack(view[at : at + base]), plan.bases, strict=True)
-            ]
-            at += base
-        if tiles:
-            s.tiles = [[*cell[:5], _thawed(plan.cells, cell[5])] for cell in _unpack(view[at : at + tiles])]
-            at += tiles
+            entry += _DIR.size
     except (struct.error, ValueError, TypeError, LookupError, OverflowError, msgspec.DecodeError) as error:
         raise StateCorrupt(f"{len(data)} bytes are not a state: {error}", where=plan.name) from error
     if at != len(data):
@@ -185,57 +277,147 @@ def newest_of(data: bytes) -> int:
     return int.from_bytes(data[16:24], "little", signed=True)
 
 
-def _ids_above_floor(s: State) -> array[int]:
-    """Drops the ids that can no longer meet a repeat, and returns the others."""
-    floor = s.floor
-    above = 0
-    for block in reversed(s.blocks):
-        t, bound = block.t, floor - block.t0
-        n = len(t)
-        if bound < 0:
-            above += n
-            continue
-        while n and t[n - 1] > bound:
-            n -= 1
-            above += 1
-        break
-    if above < len(s.ids):
-        del s.ids[: len(s.ids) - above]
-    return s.ids
+def _array(code: Literal["I", "d", "Q"], view: memoryview) -> array[Any]:
+    return array(code, view.tobytes())
 
 
-def _pack_block(plan: StatePlan, block: Block, closed: bool) -> tuple[bytes, bytes]:
-    parts: list[bytes] = [block.t.tobytes()]
-    for kind, column in zip(plan.kinds, block.cols, strict=True):
-        parts.append(_pack_text(column) if kind == "text" else column.tobytes())
-    totals = b""
-    if closed:
-        if block.totals is None:
-            block.totals = [_total(a, c, block) for a, c in plan.sums]
-        totals = _pack(_frozen(plan.sums, block.totals))
-        parts.append(totals)
-    else:
-        block.totals = None
-    body = b"".join(parts)
-    head = _DIR.pack(block.t0, len(block.t), len(totals), len(body))
-    if closed:
-        block.raw = (head, body)  # seldom touched again, so worth keeping; its arrays stay writable
-    return head, body
+def _encode_one(s: State, block: Block) -> bytes:
+    """Returns the bytes of what most states are: one block of numbers and hashes, and nothing older."""
+    ids, t = block.ids, block.t
+    if ids and block.t0 + t[-len(ids)] <= s.floor:
+        block.drop_ids(s.floor)
+        ids = block.ids
+    n, m, cols = len(t), len(ids), block.cols
+    head = _HEAD_AND_DIR.pack(
+        FORMAT,
+        s.flags,
+        1,
+        0,
+        s.stamp,
+        s.newest,
+        s.floor,
+        s.evicted,
+        0,
+        0,
+        block.t0,
+        n,
+        m,
+        0,
+        4 * (n + m) + 8 * n * len(cols),
+    )
+    return b"".join((head, t, *cols, ids))
 
 
-def _view_block(plan: StatePlan, t0: int, n: int, totals: int, head: memoryview, body: memoryview) -> Block:
+def _pack_head(s: State, closed: int, base: int, tiles: int) -> bytes:
+    return HEAD.pack(
+        FORMAT, s.flags, len(s.blocks), closed, s.stamp, s.newest, s.floor, s.evicted, base, tiles
+    )
+
+
+def _pack_open(plan: StatePlan, s: State) -> tuple[bytes, list[Any]]:
+    """Returns directory entry and columns of the newest block; nothing where there is none."""
+    if not s.blocks:
+        return b"", []
+    size = _open_size(plan, s)
+    block = s.blocks[-1]
+    return _DIR.pack(block.t0, len(block.t), len(block.ids), 0, size), _columns(plan, block)
+
+
+def _open_size(plan: StatePlan, s: State) -> int:
+    """Returns the bytes of the newest block, and drops the ids that have no place in it."""
+    if not s.blocks:
+        return 0
+    block = s.blocks[-1]
+    n = len(block.t)
+    if len(block.ids) and block.t0 + block.t[-len(block.ids)] <= s.floor:
+        block.drop_ids(s.floor)
+    size = 4 * (n + len(block.ids)) + 8 * n * len(block.cols)
+    if plan.plain:
+        return size
+    for code, column in zip(plan.codes, block.cols, strict=True):
+        if code is None:
+            size += len("".join(filter(None, column)).encode()) - 4 * n
+    return size
+
+
+def _sections(plan: StatePlan, s: State) -> tuple[tuple[Any, Any], list[Any], list[Any], int]:
+    """Returns base and tiles, entries and bytes of the closed blocks, and the floor at which ids leave one of them."""
+    floor, until = s.floor, -NEVER
+    heads, bodies = [], []
+    for k, block in enumerate(s.blocks[:-1]):
+        if len(block.ids):
+            if block.last <= floor:
+                block.drop_ids(floor)
+                block.raw = None
+                s.kept = min(s.kept, k)
+            else:
+                until = min(until, block.last)
+        head, body = block.raw or _close(plan, block)
+        heads.append(head)
+        bodies.append(body)
+    return _packed(plan, s), heads, bodies, until
+
+
+def _packed(plan: StatePlan, s: State) -> tuple[Any, Any]:
+    """Returns the bytes of base and tiles, which are made anew only when a block has left."""
+    if s.packed is None:
+        base = [[t, a.freeze(p)] for (t, p), (a, *_) in zip(s.base, plan.bases, strict=False)]
+        s.packed = _pack(base) if base else b"", _pack(_frozen_tiles(plan, s.tiles)) if s.tiles else b""
+    return s.packed
+
+
+def _frozen_tiles(plan: StatePlan, tiles: Sequence[list[Any]]) -> list[Any]:
+    """Returns the heads of the tiles, and for each kept aggregation what it stores of all tiles."""
+    kept = [a.freeze_cells([cell[5][k] for cell in tiles]) for k, (a, _) in enumerate(plan.cells)]
+    return [[cell[:5] for cell in tiles], kept]
+
+
+def _thawed_tiles(plan: StatePlan, frozen: list[Any]) -> list[list[Any]]:
+    heads, kept = frozen
+    ends = [head[4] for head in heads]
+    columns = [a.thaw_cells(column, ends) for (a, _), column in zip(plan.cells, kept, strict=True)]
+    return [[*head, list(partials)] for head, partials in zip(heads, _rows(columns, len(heads)), strict=True)]
+
+
+def _rows(columns: Sequence[Sequence[Any]], n: int) -> Sequence[Sequence[Any]]:
+    return list(zip(*columns, strict=True)) if columns else [()] * n
+
+
+def _close(plan: StatePlan, block: Block) -> tuple[bytes, bytes]:
+    """Returns directory entry and bytes of a closed block; seldom touched again, they are kept."""
+    if block.totals is None:
+        block.totals = [_total(a, c, block) for a, c in plan.sums]
+    totals = _pack(_frozen(plan.sums, block.totals))
+    body = b"".join((*_columns(plan, block), totals))
+    raw = _DIR.pack(block.t0, len(block.t), len(block.ids), len(totals), len(body)), body
+    block.raw = raw
+    return raw
+
+
+def _columns(plan: StatePlan, block: Block) -> list[Any]:
+    cols = [
+        _pack_text(column) if code is None else column
+        for code, column in zip(plan.codes, block.cols, strict=True)
+    ]
+    return [block.t, *cols, block.ids]
+
+
+def _view_block(plan: StatePlan, t0: int, n: int, ids: int, totals: int, body: memoryview) -> Block:
     at = 4 * n
     cols: list[Any] = []
-    for kind in plan.kinds:
-        if kind == "text":
+    for code in plan.codes:
+        if code is None:
             column, size = _view_text(body[at:], n)
             cols.append(column)
             at += size
         else:
-            cols.append(body[at : at + 8 * n].cast(_TYPECODE[kind]))
+            cols.append(body[at : at + 8 * n].cast(code))
             at += 8 * n
-    sums = _thawed(plan.sums, _unpack(body[at : at + totals])) if totals else None
-    return Block(t0, body[: 4 * n].cast("I"), cols, (head, body), sums)
+    end = at + 4 * ids
+    if not 0 < n >= ids or end + totals != len(body):
+        raise ValueError(f"a block of {n} events and {ids} ids has {len(body)} bytes")
+    sums = _thawed(plan.sums, _unpack(body[end:])) if totals else None
+    return Block(t0, body[: 4 * n].cast("I"), cols, body[at:end].cast("I"), None, sums)
 
 
 def _pack_text(column: Texts) -> bytes:

@@ -49,7 +49,9 @@ class Status(IntEnum):
 
     APPLIED = 0
     DUPLICATE = 1  # the position already stands at the batch's end
-    MISMATCH = 2  # it stands elsewhere, or the topic is another one: drop what is cached and go on from it
+    # it stands elsewhere, the topic is another one, or a value is not the one that a patch is for: drop what is cached
+    # and go on from the position
+    MISMATCH = 2
     FENCED = 3  # another owner has claimed the group
 
 
@@ -81,6 +83,23 @@ class Adoption(NamedTuple):
     states: bytes  # the layout itself, as JSON, where it is deployed with this; else empty
 
 
+class Patch(NamedTuple):
+    """What turns one value into another that begins and ends differently: the bytes of both ends.
+
+    It is as absolute as a whole value. A patch is applied at one position alone, so what it is put onto is known: the
+    value that the log up to there gives. Applied or not, repeated or not, the bytes at a position are always the same.
+    """
+
+    size: int  # bytes that the stored value has; a store that has another one takes nothing of the commit
+    head: bytes  # from the first byte on
+    at: int  # where the tail begins
+    tail: bytes  # reaches at least to the end of the stored value
+
+    def onto(self, value: bytes) -> bytes:
+        """Returns the value that it makes of the stored one."""
+        return self.head + value[len(self.head) : self.at] + self.tail
+
+
 class Writes(NamedTuple):
     """Absolute values to write with a position."""
 
@@ -88,6 +107,7 @@ class Writes(NamedTuple):
     deletes: Sequence[str] = ()
     hash_key: str = ""
     fields: Mapping[bytes, bytes | None] = {}  # of the hash; None deletes
+    patches: Mapping[str, Patch] = {}
 
 
 class Read(NamedTuple):

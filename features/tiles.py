@@ -62,6 +62,11 @@ def retire(plan: StatePlan, s: State, block: Block) -> None:
     if plan.bases:
         to_base(plan, s, block, aged=False)
     _coarsen(plan, s)
+    ends = [cell[4] for cell in s.tiles]
+    for k, (a, _) in enumerate(plan.cells):
+        partials = a.trim_cells([cell[5][k] for cell in s.tiles], ends)
+        for cell, partial in zip(s.tiles, partials, strict=True):
+            cell[5][k] = partial
 
 
 def to_base(plan: StatePlan, s: State, block: Block, aged: bool) -> None:

@@ -113,6 +113,8 @@ class Stage:
             self.fenced = True
             self.context.metrics.fenced.labels(self.partition.topic).inc()
             log.warning("%s: another worker has taken over", name)
+        elif stored.next == expected:
+            log.warning("%s: a state in the store is not the one written: reading all of them again", name)
         else:
             log.warning(
                 "%s: the store stands at %d, not at %d: reading on from there", name, stored.next, expected

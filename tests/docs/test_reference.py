@@ -154,5 +154,5 @@ def test_the_sizes_of_the_state_and_the_position_are_those_on_the_page() -> None
         assert int(offset) == at
         at += int(kind[1:]) // 8
     assert at == features.state.HEAD.size
-    assert struct.calcsize("<qHHI") == 16
+    assert struct.calcsize("<qBBHI") == 16
     assert f"{len(Position.start(bytes(16)).pack())} bytes" in page("redis.md")

@@ -12,7 +12,7 @@ from features import keys
 from features.errors import StoreError
 from features.memory import MemoryStore
 from features.redis import RedisStore
-from features.store import NO_TOPIC, Adoption, Group, Position, Read, Status, Store, Writes
+from features.store import NO_TOPIC, Adoption, Group, Patch, Position, Read, Status, Store, Writes
 
 OURS, THEIRS = b"a" * 16, b"b" * 16
 TOPIC, OTHER_TOPIC = b"t" * 16, b"u" * 16
@@ -267,6 +267,82 @@ async def test_a_value_of_another_kind_is_found_before_the_first_write(store: St
 
     assert await values(store, group, "e", "f") == [b"first", None]
     assert (await store.commit(group, at(10), at(20), Writes())).status is Status.APPLIED
+
+
+async def test_a_patch_replaces_both_ends_of_a_value_and_lets_it_grow(store: Store) -> None:
+    group = await begun(store)  # "first"
+    patches = {state(group): Patch(5, b"FI", 3, b"STLY")}
+
+    answer = await store.commit(
+        group, at(10), at(20), Writes({state(group, "f"): b"new"}, [state(group, "gone")], patches=patches)
+    )
+
+    assert answer == (Status.APPLIED, at(20))
+    assert await values(store, group, "e", "f") == [b"FIrSTLY", b"new"]
+
+
+async def test_a_patch_comes_with_all_the_rest(store: Store) -> None:
+    group = await begun(store)
+    names = [state(group, f"p{k}") for k in range(700)]
+    gone = [state(group, f"d{k}") for k in range(3)]
+    await store.commit(group, at(10), at(11), Writes(dict.fromkeys([*names, *gone], b"0123456789")))
+
+    patches = {name: Patch(10, b"%03d" % k, 9, b"x" * (k % 5 + 1)) for k, name in enumerate(names)}
+    sets = {state(group, f"s{k}"): b"s" for k in range(600)}
+    writes = Writes(sets, gone, keys.join(group.tag), {b"f": b"1", b"never": None}, patches)
+    assert (await store.commit(group, at(11), at(12), writes)).status is Status.APPLIED
+
+    found = (await store.read({group: [*names, *sets, *gone]}))[group].values
+    patched = [b"%03d345678" % k + b"x" * (k % 5 + 1) for k in range(700)]
+    assert found == [*patched, *[b"s"] * 600, None, None, None]
+    assert await store.fields(keys.join(group.tag)) == [(b"f", b"1")]
+
+
+@pytest.mark.parametrize("size", [0, 4, 6])
+async def test_a_patch_of_a_value_of_another_size_is_a_mismatch_and_nothing_is_written(
+    store: Store, size: int
+) -> None:
+    group = await begun(store)
+    await store.commit(group, at(10), at(11), Writes({state(group, "g"): b"fitting"}))
+    patches = {state(group, "g"): Patch(7, b"F", 6, b"G"), state(group): Patch(size, b"F", 4, b"TT")}
+    writes = Writes(
+        {state(group, "f"): b"x"}, [state(group, "g")], keys.join(group.tag), {b"f": b"1"}, patches
+    )
+
+    answer = await store.commit(group, at(11), at(20), writes)
+
+    assert answer == (Status.MISMATCH, at(11))
+    assert await values(store, group, "e", "f", "g") == [b"first", None, b"fitting"]
+    assert await store.fields(keys.join(group.tag)) == []
+
+
+async def test_a_patch_of_a_value_that_is_gone_is_a_mismatch(store: Store) -> None:
+    group = await begun(store)
+    writes = Writes(patches={state(group, "never"): Patch(5, b"F", 3, b"ST")})
+
+    assert await store.commit(group, at(10), at(20), writes) == (Status.MISMATCH, at(10))
+    assert await values(store, group, "never") == [None]
+
+
+async def test_a_patch_of_a_value_of_another_kind_is_refused_before_the_first_write(store: Store) -> None:
+    group = await begun(store)
+    await store.tell(state(group, "h"), "field", b"value")
+    writes = Writes({state(group): b"x"}, patches={state(group, "h"): Patch(5, b"F", 3, b"ST")})
+
+    with pytest.raises(StoreError):
+        await store.commit(group, at(10), at(20), writes)
+
+    assert await values(store, group, "e") == [b"first"]
+    assert (await store.commit(group, at(10), at(20), Writes())).status is Status.APPLIED
+
+
+async def test_the_repeat_of_a_patch_is_a_duplicate(store: Store) -> None:
+    group = await begun(store)
+    writes = Writes(patches={state(group): Patch(5, b"F", 4, b"TS")})
+
+    assert (await store.commit(group, at(10), at(20), writes)).status is Status.APPLIED
+    assert await store.commit(group, at(10), at(20), writes) == (Status.DUPLICATE, at(20))
+    assert await values(store, group, "e") == [b"FirsTS"]
 
 
 # -- reading
