@@ -317,6 +317,81 @@ def test_many_values_leave_a_partial_of_bounded_size(name: str) -> None:
         assert max(sizes) < 16 * 1024
 
 
+def tiles(a: Aggregation[Any], r: random.Random, count: int, values: int) -> tuple[list[Any], list[int]]:
+    """The partials of consecutive tiles of up to a hundred events each, and their last times."""
+    partials, ends = [], []
+    for cell in range(count):
+        partial, times = (
+            a.zero(),
+            sorted(r.choices(range(1000 * cell, 1000 * cell + 999), k=r.randrange(1, 100))),
+        )
+        for t in times:
+            v = r.randrange(values)
+            x = {"number": v / 8, "hash": hashed(v), "text": str(v)}
+            partial = a.add(partial, t, x[a.keeps] if a.keeps else None)
+        partials.append(a.trim(partial))
+        ends.append(times[-1])
+    return partials, ends
+
+
+@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("values", [5, 300, 50_000])
+def test_tiles_survive_freezing_and_thawing_together(name: str, values: int) -> None:
+    for a in atoms(name):
+        for count in (0, 1, 2, 40):
+            partials, ends = tiles(a, random.Random(count), count, values)
+            before = [frozen(a, partial) for partial in partials]
+            trimmed = a.trim_cells(partials, ends)
+            stored = pack(a.freeze_cells(trimmed))
+            again = a.thaw_cells(unpack(stored), ends)
+
+            assert [frozen(a, partial) for partial in partials] == before, "arguments are left alone"
+            assert [frozen(a, partial) for partial in again] == [frozen(a, partial) for partial in trimmed]
+            assert pack(a.freeze_cells(again)) == stored
+            assert pack(a.freeze_cells(a.trim_cells(again, ends))) == stored, "trimmed once is trimmed"
+
+
+@pytest.mark.parametrize("count", [1, 33, 173])
+@pytest.mark.parametrize("values", [400, 5000, 1_000_000])
+def test_the_tiles_of_a_distinct_are_bounded_together(count: int, values: int) -> None:
+    a = Distinct(Payment.note)
+    partials, ends = tiles(a, random.Random(count), count, values)
+    trimmed = a.trim_cells(partials, ends)
+
+    assert len({x for _, seen in trimmed for x in seen}) <= 512
+    assert len(pack(a.freeze_cells(trimmed))) <= 8 * 512 + count * (64 + 4) + 16
+    together = {x for _, seen in partials for x in seen}
+    if len(together) <= 512:
+        assert {x for _, seen in trimmed for x in seen} == together
+        assert {level for level, _ in trimmed} == {0}
+
+
+def test_a_tile_with_few_values_stays_exact_beside_full_ones() -> None:
+    a = Distinct(Payment.note)
+    partials, ends = tiles(a, random.Random(1), 40, 1_000_000)
+    partials[7] = folded(a, [(7000 + k, hashed(f"few{k}")) for k in range(5)])
+    trimmed = a.trim_cells(partials, ends)
+
+    assert trimmed[7][0] == 0
+    assert len(trimmed[7][1]) == 5
+
+
+def test_the_values_of_many_tiles_are_estimated_within_the_documented_error() -> None:
+    a = Distinct(Payment.note)
+    ratios = []
+    for seed in range(20):
+        r = random.Random(seed)
+        partials, ends = tiles(a, r, 60, 10**9)
+        truth = len({x for _, seen in partials for x in seen})
+        window = window_of(a, [], a.trim_cells(partials, ends), end=60_000)
+        level = max(level for level, _ in window.partials)
+        m = sum(not x >> (64 - level) for _, seen in window.partials for x in seen)
+        ratios.append((a.value(window) - truth) / truth * m**0.5)
+    # in units of the standard error 1/sqrt(m)
+    assert max(map(abs, ratios)) < 4
+    assert sum(x * x for x in ratios) / len(ratios) < 2
+
+
 @given(timed=st.lists(st.tuples(st.integers(-500, 500), amounts), max_size=12), end=st.integers(500, 900))
 @settings(max_examples=100, deadline=None)
 def test_decayed_sums_are_what_their_formula_says(timed: list[tuple[int, float]], end: int) -> None:

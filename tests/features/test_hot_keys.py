@@ -233,6 +233,32 @@ def test_distinct_values_of_a_delayed_window_are_counted_although_they_were_seen
     assert one(b, state, state.newest) == 50
 
 
+@pytest.mark.parametrize("values", [300, 600, 100_000])
+def test_distinct_values_of_delayed_windows_leave_a_state_of_bounded_size(values: int) -> None:
+    windows = [oracle.Sliding(w, w) for w in (60_000, 1_000_000, 20_000_000)]
+    b = bench(windows, lateness=400, wanted=[Wanted("Distinct", "shop")])
+    r = random.Random(11)
+    state, largest = State(), 0
+    arrivals = [
+        msgspec.structs.replace(p, shop=f"s{r.randrange(values)}") for p in steady(7, 12_000, step=4000)
+    ]
+    for offset, payment in enumerate(arrivals):
+        b.fold(state, payment, offset)
+        if offset % 640 == 639:
+            state = b.restarted(state)
+            largest = max(largest, len(encode(b.plan, state)))
+    row = b.reader.read([state], state.newest, None)
+
+    assert largest < 32 * 1024
+    assert len(state.tiles) > 60
+    truth = b.expected(known(b, arrivals), state.newest)
+    for k, (got, expected) in enumerate(zip(row.values, truth, strict=True)):
+        if values == 300:
+            assert abs(got - expected) <= row.bounds.get(f"f{k}", 0)
+        else:
+            assert abs(got - expected) <= 0.3 * expected
+
+
 @pytest.mark.parametrize("q", [0.0, 0.01, 0.5, 0.99, 1.0])
 def test_quantiles_of_old_events_are_within_their_buckets(q: float) -> None:
     window = oracle.Sliding(10**9)
