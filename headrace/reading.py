@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +108,22 @@ def _csv(source: Source[Any], path: Path) -> Iterator[bytes]:
 
 
 def _parquet(source: Source[Any], path: Path) -> Iterator[bytes]:
-    file = _parquet_file(path)
-    known = file.schema_arrow.names
+    known = _parquet_file(path).schema_arrow.names
     _require(source, path, known)
     wanted = [field.encode_name for field in fields(source.event) if field.encode_name in known]
     take = _taker(source, texts=False)
-    number = 0
-    for batch in file.iter_batches(_ROWS, columns=wanted):
-        for row in batch.to_pylist():
-            number += 1
-            yield _event(source, path, f"row {number}", take(row))
+    for number, row in enumerate(parquet_rows(path, wanted), 1):
+        yield _event(source, path, f"row {number}", take(row))
+
+
+def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a Parquet file.
+
+    Raises:
+        DataRefused: it is no Parquet file.
+    """
+    for batch in _parquet_file(path).iter_batches(_ROWS, columns=columns):
+        yield from batch.to_pylist()
 
 
 def _parquet_file(path: Path) -> Any:

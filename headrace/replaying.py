@@ -16,6 +16,7 @@ from models.spec import Model
 from streams.recompute import Log, Recompute
 from streams.replay import Replay, Stream, merged
 
+from .comparing import Comparison
 from .errors import UsageRefused
 from .logs import Opened, logged
 from .reading import events_of
@@ -108,8 +109,18 @@ def replay(
     *,
     learn: bool = True,
     tick: Tick | None = None,
+    against: Comparison | None = None,
 ) -> Summary:
     """Runs files through the project and writes a row for each request of a model.
+
+    Args:
+        project: what is replayed.
+        model: whose requests become rows.
+        files: of each source, in the order in which its events were sent.
+        out: where rows go.
+        learn: whether models learn on the way.
+        tick: is told of each event.
+        against: the logged vectors; it is given each replayed one.
 
     Raises:
         DataRefused: a row of a file is no event.
@@ -121,6 +132,8 @@ def replay(
         for scoring in run.prepared(source, prepared, value):
             if scoring.model == model.name:
                 made = scoring.prediction
+                if against is not None:
+                    against.add(made.id, made.vector)
                 waiting.add(columns.row(made, made.vector, made.flags))
         waiting.flush(prepared.t)
         if tick is not None:

@@ -48,6 +48,10 @@ def replay(
             "--as-of", metavar="logged", help="Recompute the logged predictions at their positions."
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="PATH", help="Logged rows, as --as-of logged --out writes them."),
+    ] = None,
     log: Log = None,
     kafka: Kafka = None,
     redis: Redis = None,
@@ -55,6 +59,7 @@ def replay(
 ) -> None:
     """Run files of events through the project as a worker without lag would, and write what each request got.
 
+    Given logged predictions by --log, --kafka or --against, say how many rows and features differ from them.
     With --as-of logged, write the vectors of the logged predictions instead, each at its positions.
     """
     if as_of not in (None, "logged"):
@@ -64,12 +69,22 @@ def replay(
             "there is nothing to replay" if as_of is None else "--as-of logged reads the log, not files",
             fix="give --events SOURCE=PATH for each source, or --as-of logged",
         )
+    places = {"--against": against, "--log": log, "--kafka": kafka}
+    given = [name for name, place in places.items() if place is not None]
+    if as_of is None and len(given) > 1:
+        raise UsageRefused(
+            f"the logged predictions are given twice, by {' and '.join(given)}", fix="leave one of them out"
+        )
+    if as_of is not None and against is not None:
+        raise UsageRefused("--as-of logged compares nothing", where="--against", fix="leave --against out")
     from ..opening import open_project
 
     loaded = open_project(file, check_learners=learn and as_of is None)
     asked = one_model(loaded.project, model)
     if as_of is None:
-        _files(loaded.project, asked, named_paths(events or [], "--events"), out, learn, bar, json)
+        files = named_paths(events or [], "--events")
+        comparison = _comparison(asked, against, log, kafka) if given else None
+        _files(loaded.project, asked, files, out, learn, bar, json, comparison)
     else:
         config = settings(kafka=kafka, redis=redis)
         asyncio.run(_logged(loaded, asked, log, config.kafka, config.redis, out, bar, json))
@@ -83,6 +98,7 @@ def _files(
     learn: bool,
     shown: bool | None,
     json: bool,
+    against: Any,
 ) -> None:
     from ..reading import count_of
     from ..replaying import replay as run
@@ -92,10 +108,31 @@ def _files(
     with _rows(out, model) as rows, progress(shown) as bar:
         total = None if bar.disable else sum(count_of(path) for _, path in streams)
         task = bar.add_task("replaying", total=total, rate="")
-        summary = run(project, model, streams, rows, learn=learn, tick=lambda n: bar.advance(task, n))
+        summary = run(
+            project, model, streams, rows, learn=learn, tick=lambda n: bar.advance(task, n), against=against
+        )
     if json:
-        emit(summary.as_dict())
-        return
+        emit(summary.as_dict() | {"logged": None if against is None else against.as_dict()})
+    else:
+        _show(summary, model, out)
+        if against is not None:
+            _show_differences(against)
+    if against is not None and not against.rows:
+        note("no logged prediction could be compared")
+        raise typer.Exit(Code.UNCHECKED)
+
+
+def _comparison(model: Any, against: Path | None, log: Path | None, kafka: str | None) -> Any:
+    from ..comparing import Comparison, vectors_in, vectors_of
+    from ..logs import predictions_at
+
+    if against is not None:
+        return Comparison(model, vectors_in(against, model))
+    with predictions_at(model, log, settings(kafka=kafka).kafka) as predictions:
+        return Comparison(model, vectors_of(model, predictions))
+
+
+def _show(summary: Any, model: Any, out: Path | None) -> None:
     table(
         f"Progressive metrics of {model.name}, version {summary.version}",
         ("metric", "value", "baseline"),
@@ -104,6 +141,37 @@ def _files(
     table("What happened", ("what", "count"), sorted(summary.counts.items()))
     if out is not None:
         note(f"{summary.rows} rows written to {out}")
+
+
+def _show_differences(against: Any) -> None:
+    table(
+        "Beside the logged vectors",
+        ("rows compared", "rows that differ", "features that differ", "only replayed", "only logged"),
+        [
+            (
+                against.rows,
+                against.different,
+                len(against.features),
+                against.replayed_only,
+                against.logged_only,
+            )
+        ],
+    )
+    table(
+        "Features that differ",
+        ("feature", "rows", "such as", "logged", "replayed"),
+        # repr: the shortest text that tells two floats apart
+        [
+            (name, rows, example.id, repr(example.logged), repr(example.replayed))
+            for name, rows in against.features.most_common()
+            for example in [against.examples[name]]
+        ],
+    )
+    table(
+        "Not comparable",
+        ("logged vectors", "because"),
+        [(n, why) for why, n in against.unchecked.most_common()],
+    )
 
 
 async def _logged(
