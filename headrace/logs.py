@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from features import keys
 from features.errors import StoreUnavailable
 from features.memory import MemoryStore
 from features.store import Store
@@ -50,11 +51,21 @@ class Opened(NamedTuple):
     log: Log
     deployment: Deployment
     first: dict[str, int]  # where each group began, if not at the start of its log
+    kept: dict[str, dict[bytes, bytes]]  # by model, what the store keeps beside its newest version
 
 
 @asynccontextmanager
-async def opened(loaded: Loaded, folder: Path | None, kafka: str, redis: str) -> AsyncIterator[Opened]:
+async def opened(
+    loaded: Loaded, folder: Path | None, kafka: str, redis: str, *, versions: bool = False
+) -> AsyncIterator[Opened]:
     """Gives the log of a project: spooled to a folder, or on Kafka.
+
+    Args:
+        loaded: the project.
+        folder: what it was spooled to; None reads Kafka.
+        kafka: the brokers.
+        redis: the store, which knows where each group began.
+        versions: read the kept versions of the models from the store as well.
 
     Raises:
         UsageRefused: there is no such folder.
@@ -64,7 +75,7 @@ async def opened(loaded: Loaded, folder: Path | None, kafka: str, redis: str) ->
     project = loaded.project
     if folder is not None:
         log, counts = _spooled(project, folder)
-        yield Opened(log, await deploy(project, MemoryStore(), counts), {})
+        yield Opened(log, await deploy(project, MemoryStore(), counts), {}, {})
         return
     with LogReader(kafka) as reader:
         counts = {topic: reader.partitions(topic) for topic in topics_of(project)}
@@ -72,10 +83,11 @@ async def opened(loaded: Loaded, folder: Path | None, kafka: str, redis: str) ->
         try:
             async with deployed(loaded, redis, counts) as (store, deployment):
                 first = await _beginnings(store, deployment)
+                kept = await _kept(store, deployment) if versions else {}
         except StoreUnavailable as error:
             note(f"{error.what}; states are taken to be the file's own, and every group to begin at offset 0")
-            deployment, first = await deploy(project, MemoryStore(), counts), {}
-        yield Opened(log, deployment, first)
+            deployment, first, kept = await deploy(project, MemoryStore(), counts), {}, {}
+        yield Opened(log, deployment, first, kept)
 
 
 @contextmanager
@@ -137,6 +149,12 @@ async def _beginnings(store: Store, deployment: Deployment) -> dict[str, int]:
     groups = [group for groups in deployment.groups.values() for group in groups]
     found = {group.name: (await store.read({group: []}))[group].position for group in groups}
     return {name: position.first for name, position in found.items() if position is not None}
+
+
+async def _kept(store: Store, deployment: Deployment) -> dict[str, dict[bytes, bytes]]:
+    models = deployment.project.models
+    tags = {model.name: deployment.groups[model.samples_topic][0].tag for model in models}
+    return {name: dict(await store.fields(keys.kept(tag))) for name, tag in tags.items()}
 
 
 def logged(log: Log, model: Model) -> Iterator[PredictionRecord]:

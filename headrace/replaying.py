@@ -156,7 +156,7 @@ class Logged(NamedTuple):
 
 def replay_logged(opened: Opened, model: Model, out: Rows | None, tick: Tick | None = None) -> Logged:
     """Writes, for every logged prediction, the vector that the log gives at its `as_of`."""
-    log, deployment, first = opened
+    log, deployment, first = opened.log, opened.deployment, opened.first
     columns = Columns(model)
     labels = _labels(log, model)
     unchecked: Counter[str] = Counter()

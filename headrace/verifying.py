@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from models.records import FALLBACK, PredictionRecord
 from models.spec import Model
 from streams.bases import Bases
+from streams.kept import Kept
 from streams.recompute import Log, Recompute, rescored, same_value
 
 from .logs import Opened, logged, newest
@@ -38,6 +39,11 @@ class Verdict:
     different: int = 0
     unchecked: Counter[str] = field(default_factory=Counter)  # by reason
     differences: list[Difference] = field(default_factory=list)
+    begun: int = 0  # the version that rescoring began with
+    samples: int = 0  # how many samples were replayed
+    refused: dict[int, str] = field(
+        default_factory=dict
+    )  # kept versions that are not trusted, with the reason
 
     @property
     def checked(self) -> int:
@@ -54,6 +60,9 @@ class Verdict:
             "not_checkable": self.unchecked.total(),
             "reasons": dict(self.unchecked),
             "differences": [d._asdict() for d in self.differences],
+            "rescored_from": self.begun,
+            "samples_replayed": self.samples,
+            "kept_refused": self.refused,
         }
 
 
@@ -63,6 +72,7 @@ def verify(
     limit: int = 0,
     tick: Callable[[int], None] | None = None,
     bases: Bases | None = None,
+    kept: Kept | None = None,
 ) -> Verdict:
     """Compares the newest predictions of a model, or all, with what the log gives.
 
@@ -70,10 +80,11 @@ def verify(
         opened: the log.
         model: whose predictions are checked.
         limit: how many of the newest; 0 is all.
-        bases: states to begin from, where the log is too short.
         tick: is told of each prediction twice: when its vector and when its score has been compared.
+        bases: states to begin from, where the log is too short.
+        kept: versions of the model to begin from; without them, or with none that holds, from the first sample.
     """
-    log, deployment, first = opened
+    log, deployment, first = opened.log, opened.deployment, opened.first
     predictions = newest(logged(log, model), limit)
     verdict = Verdict(model.name, len(predictions))
     found: list[tuple[PredictionRecord, list[Difference]]] = []
@@ -87,7 +98,7 @@ def verify(
         else:
             found.append((prediction, differing))
     known = {id(prediction): differing for prediction, differing in found}
-    for prediction, value, reason in _scores(log, model, [prediction for prediction, _ in found]):
+    for prediction, value, reason in _scores(log, model, [p for p, _ in found], verdict, kept):
         if tick is not None:
             tick(1)
         differing = known[id(prediction)]
@@ -100,6 +111,8 @@ def verify(
             verdict.unchecked[reason] += 1
         else:
             verdict.equal += 1
+    if kept is not None:
+        verdict.refused = dict(kept.refused)
     return verdict
 
 
@@ -123,13 +136,19 @@ def _vectors(
 
 
 def _scores(
-    log: Log, model: Model, predictions: Sequence[PredictionRecord]
+    log: Log, model: Model, predictions: Sequence[PredictionRecord], verdict: Verdict, kept: Kept | None
 ) -> Iterator[tuple[PredictionRecord, Any, str]]:
+    def replayed(_: int) -> None:
+        verdict.samples += 1
+
     order = sorted(predictions, key=lambda p: p.version)
     done = 0
     while done < len(order):
+        begin = None if kept is None else kept.newest(order[done].version)
+        if not done and begin is not None:
+            verdict.begun = begin.version
         try:
-            for prediction, value, reason in rescored(log, model, order[done:]):
+            for prediction, value, reason in rescored(log, model, order[done:], replayed, begin):
                 done += 1
                 yield prediction, value, reason
         except Exception as error:  # a learner may raise anything at a vector that was tampered with

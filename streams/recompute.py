@@ -298,19 +298,23 @@ def rescored(
     model: Model,
     predictions: Sequence[PredictionRecord],
     tick: Callable[[int], None] | None = None,
-    kept: Sequence[Snapshot] = (),
+    begin: Snapshot | None = None,
 ) -> Iterator[tuple[PredictionRecord, Any, str]]:
     """Yields every prediction with the score that its version gives for its vector, or why there is none.
 
-    Versions are rebuilt from the samples: version n is what the first n of them make. A kept version saves learning
-    those before it.
+    Versions are rebuilt from the samples: version n is what the first n of them make.
+
+    Args:
+        log: where the samples are.
+        model: whose predictions these are.
+        predictions: what is scored, in any order; they come back by version.
+        tick: is told of each sample that was replayed.
+        begin: a version to go on from, which saves the samples before it. Its learner is trained on.
     """
     order = sorted(predictions, key=lambda p: p.version)
     learner = model.new_learner()
-    first = order[0].version if order else 0
-    nearest = max((s for s in kept if s.version <= first), key=lambda s: s.version, default=None)
-    if nearest is not None:
-        learner.resume(nearest.learner, nearest.version, nearest.position, learner.monitor)
+    if begin is not None:
+        learner.resume(begin.learner, begin.version, begin.position, learner.monitor)
     bounds = log.bounds(model.samples_topic)[0]
     if bounds.earliest > learner.next_offset:
         for prediction in order:

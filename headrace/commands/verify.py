@@ -11,7 +11,7 @@ from ..errors import Code
 from ..output import emit, note, progress, table
 from ..settings import settings
 from .base import Bases, bases_in
-from .options import File, Json, Kafka, Log, Redis
+from .options import File, Json, Kafka, Log, Redis, Secret
 
 
 def register(app: typer.Typer) -> None:
@@ -27,8 +27,15 @@ def verify(
         int,
         typer.Option("--limit", min=0, help="Check the newest so many predictions of each model; 0 is all."),
     ] = 100_000,
+    kept: Annotated[
+        bool,
+        typer.Option(
+            "--kept/--no-kept", help="Rebuild versions from the nearest kept one, or from the first sample."
+        ),
+    ] = True,
     kafka: Kafka = None,
     redis: Redis = None,
+    secret: Secret = None,
     json: Json = False,
 ) -> None:
     """Recompute the vector and the score of logged predictions from the log, and compare every bit.
@@ -39,8 +46,8 @@ def verify(
     from ..verifying import Verdict
 
     loaded = open_project(file, check_learners=False)
-    config = settings(kafka=kafka, redis=redis)
-    verdicts: list[Verdict] = asyncio.run(_verify(loaded, log, bases, config.kafka, config.redis, limit))
+    config = settings(kafka=kafka, redis=redis, secret=secret)
+    verdicts: list[Verdict] = asyncio.run(_verify(loaded, log, bases, config, limit, kept))
     if json:
         emit({"models": [verdict.as_dict() for verdict in verdicts]})
     else:
@@ -52,17 +59,24 @@ def verify(
         raise typer.Exit(Code.UNCHECKED)
 
 
-async def _verify(loaded: Any, log: Any, bases: Any, kafka: str, redis: str, limit: int) -> list[Any]:
+async def _verify(loaded: Any, log: Any, bases: Any, config: Any, limit: int, kept: bool) -> list[Any]:
+    from streams.kept import Kept
+
+    from ..compose import snapshot_key
     from ..logs import opened
     from ..verifying import verify as compare
 
-    async with opened(loaded, log, kafka, redis) as places:
+    key = snapshot_key(loaded, config.secret_text)
+    async with opened(loaded, log, config.kafka, config.redis, versions=kept) as places:
         project = places.deployment.project
         known = None if bases is None else bases_in(bases, project)
         with progress() as bar:
             task = bar.add_task("comparing", total=None, rate="")
             return [
-                compare(places, model, limit, lambda n: bar.advance(task, n), known)
+                compare(
+                    *(places, model, limit, lambda n: bar.advance(task, n), known),
+                    Kept(model, places.kept.get(model.name, {}), [key], loaded.modules),
+                )
                 for model in project.models
             ]
 
@@ -77,6 +91,11 @@ def _show(verdicts: list[Any]) -> None:
         "Not checkable",
         ("model", "predictions", "because"),
         [(v.model, n, reason) for v in verdicts for reason, n in v.unchecked.most_common()],
+    )
+    table(
+        "Kept versions that are not trusted",
+        ("model", "version", "because"),
+        [(v.model, version, why) for v in verdicts for version, why in v.refused.items()],
     )
     table(
         "Differences",

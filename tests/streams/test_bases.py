@@ -157,7 +157,7 @@ async def test_a_kept_version_stands_in_for_the_samples_before_it(
     short = Shortened(house.log, "samples.v1", 0.5)
     ((_, _, reason),) = rescored(short, model, [late])
     assert "no kept version" in reason
-    ((_, from_kept, reason),) = rescored(short, model, [late], kept=[kept])
+    ((_, from_kept, reason),) = rescored(short, model, [late], begin=kept)
     assert not reason
     ((_, from_start, _),) = rescored(house.log, model, [late])
     assert same_value(from_kept, from_start)
