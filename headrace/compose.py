@@ -21,6 +21,7 @@ from models.snapshot import Key, development_key
 from serving import run as listening
 from serving.app import create_app
 from serving.errors import OutboxRefused, OutboxUnavailable
+from serving.settings import Settings as Limits
 from streams.context import Context
 from streams.engine import ROLES, Engine
 from streams.errors import DeliveryRefused, StreamsError
@@ -122,6 +123,7 @@ async def serve(
     secret: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    limits: Limits | None = None,
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Runs the API until it is told to stop.
@@ -133,7 +135,7 @@ async def serve(
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:
         feed = ModelFeed(store, deployment, [key], allow=loaded.modules)
-        app = create_app(deployment, store, feed, KafkaOutbox(producer))
+        app = create_app(deployment, store, feed, KafkaOutbox(producer), limits)
         await listening.serve(app, host, port, started=started)
 
 

@@ -23,6 +23,16 @@ class Settings(BaseSettings):
     secret: SecretStr | None = Field(None, description="Secret that seals model snapshots; 16 bytes or more.")
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
+    max_body: int = Field(
+        1_000_000, ge=1, description="Bytes of a request's body; a larger one is refused with 413."
+    )
+    max_batch: int = Field(1_000, ge=1, description="Items of one array; more are refused with 422.")
+    max_concurrency: int = Field(
+        256, ge=1, description="Requests that the API has in hand; one more is refused with 503."
+    )
+    fallback: bool = Field(
+        False, description="Score from the request alone while Redis is away: flagged, logged, never learned."
+    )
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Loopback port of a worker's metrics; 0 is none."
     )
