@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import (
+    AuthenticationError,
     ClusterDownError,
     NoScriptError,
     OutOfMemoryError,
@@ -284,6 +285,12 @@ class RedisStore:
         asked_to_end = 0 if task is None else task.cancelling()
         try:
             answer = await command
+        except AuthenticationError as error:
+            raise StoreUnavailable(
+                f"Redis does not let us in: {error}",
+                where=_address(self._client),
+                fix="put the right user and password into the URL of Redis, in HEADRACE_REDIS or .env",
+            ) from error
         except (RedisConnectionError, RedisTimeoutError, NoScriptError) as error:
             raise StoreUnavailable(
                 f"Redis does not answer: {error}",

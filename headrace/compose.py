@@ -28,6 +28,7 @@ from streams.errors import DeliveryRefused, StreamsError
 from streams.log import LogReader
 from streams.metrics import Metrics
 from streams.producer import Headers, Outgoing, Producer
+from streams.security import Kafka
 from streams.worker import run
 
 from .loading import Loaded
@@ -42,7 +43,7 @@ def snapshot_key(loaded: Loaded, secret: str | None) -> Key:
     return development_key(loaded.project.name)
 
 
-def partitions_now(loaded: Loaded, bootstrap: str) -> dict[str, int]:
+def partitions_now(loaded: Loaded, bootstrap: Kafka) -> dict[str, int]:
     """Returns the partitions that the project's topics have on the broker.
 
     Raises:
@@ -67,7 +68,7 @@ async def deployed(
 async def work(
     loaded: Loaded,
     *,
-    bootstrap: str,
+    bootstrap: Kafka,
     redis: str,
     roles: Collection[str] = ROLES,
     secret: str | None = None,
@@ -118,7 +119,7 @@ async def work(
 async def serve(
     loaded: Loaded,
     *,
-    bootstrap: str,
+    bootstrap: Kafka,
     redis: str,
     secret: str | None = None,
     host: str = "127.0.0.1",

@@ -19,6 +19,7 @@ from features.store import Store
 from models import Project
 from streams.admin import Admin
 from streams.errors import StreamsError
+from streams.security import Brokers
 
 from .errors import told
 from .opening import open_project
@@ -64,7 +65,7 @@ def examine(settings: Settings, file: Path | None) -> list[Finding]:
     if file is not None:
         found, project = _project(file)
         findings.extend(found)
-    findings.extend(_kafka(settings.kafka, project))
+    findings.extend(_kafka(settings.brokers, project))
     findings.extend(asyncio.run(_redis(settings.redis, project)))
     findings.append(_port(settings.host, settings.port))
     if settings.secret is None:
@@ -122,12 +123,11 @@ def _project(file: Path) -> tuple[list[Finding], Project | None]:
     return [Finding("ok", f"project {project.name}", sizes)], project
 
 
-def _kafka(bootstrap: str, project: Project | None) -> list[Finding]:
+def _kafka(brokers: Brokers, project: Project | None) -> list[Finding]:
     try:
-        with Admin(bootstrap, timeout=5.0) as admin:
+        with Admin(brokers, timeout=5.0) as admin:
             cluster = admin.cluster()
-            brokers = ", ".join(cluster.brokers)
-            findings = [Finding("ok", "Kafka", f"{brokers}; librdkafka {cluster.client}")]
+            findings = [Finding("ok", "Kafka", f"{', '.join(cluster.brokers)}; librdkafka {cluster.client}")]
             if cluster.embedded:
                 findings.append(
                     Finding(
@@ -143,7 +143,7 @@ def _kafka(bootstrap: str, project: Project | None) -> list[Finding]:
         return [
             Finding(
                 "error",
-                f"Kafka at {bootstrap}",
+                f"Kafka at {brokers.bootstrap}",
                 parts.why or parts.what,
                 parts.fix + " No Docker? headrace demo",
             )

@@ -19,7 +19,7 @@ import msgspec
 from features.embedded import EmbeddedRedisError
 from features.errors import HeadraceError
 from streams.embedded import EmbeddedKafkaError
-from streams.errors import StreamsError
+from streams.errors import SecurityUnusable, StreamsError
 
 
 class Code(IntEnum):
@@ -83,7 +83,7 @@ def told(error: BaseException) -> Told:
 
 def code_of(error: BaseException) -> Code:
     """Returns what a failure answers to the shell."""
-    if isinstance(error, UsageRefused):
+    if isinstance(error, (UsageRefused, SecurityUnusable)):
         return Code.USAGE
     return Code.UNCHECKED if isinstance(error, NothingChecked) else Code.FAILED
 

@@ -19,6 +19,7 @@ from models.records import PredictionRecord, decode_record
 from models.spec import Model
 from streams.log import LogReader
 from streams.recompute import Log
+from streams.security import Kafka
 from streams.spool import Spool
 
 from .compose import deployed
@@ -56,7 +57,7 @@ class Opened(NamedTuple):
 
 @asynccontextmanager
 async def opened(
-    loaded: Loaded, folder: Path | None, kafka: str, redis: str, *, versions: bool = False
+    loaded: Loaded, folder: Path | None, kafka: Kafka, redis: str, *, versions: bool = False
 ) -> AsyncIterator[Opened]:
     """Gives the log of a project: spooled to a folder, or on Kafka.
 
@@ -91,7 +92,7 @@ async def opened(
 
 
 @contextmanager
-def predictions_at(model: Model, folder: Path | None, kafka: str) -> Iterator[Iterator[PredictionRecord]]:
+def predictions_at(model: Model, folder: Path | None, kafka: Kafka) -> Iterator[Iterator[PredictionRecord]]:
     """Gives the predictions of a model's log: spooled to a folder, or on Kafka; nothing else is looked at.
 
     Raises:

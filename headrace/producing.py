@@ -10,7 +10,9 @@ from typing import Any
 
 from features.source import Source
 from models.topics import SENT
+from streams.log import LogReader
 from streams.producer import Outgoing, Producer, cloud_event
+from streams.security import Kafka
 
 BATCH = 500  # records that are acknowledged together
 _SHARE = 0.05  # seconds of a given rate that are sent together
@@ -39,7 +41,7 @@ def record(source: Source[Any], value: bytes, sent_ms: int, *, t: int | None = N
 async def produce(
     source: Source[Any],
     events: Iterator[bytes],
-    bootstrap: str,
+    bootstrap: Kafka,
     *,
     rate: float | None = None,
     tick: Callable[[int], None] | None = None,
@@ -57,6 +59,8 @@ async def produce(
         StreamsError: the broker does not take them.
         DataRefused: the file ends with a row that is no event; what stood before it has been sent.
     """
+    with LogReader(bootstrap) as reader:  # a producer would wait half a minute for what cannot come
+        await asyncio.to_thread(reader.partitions, source.topic)
     sent = 0
     began = time.monotonic()
     size = BATCH if rate is None else max(1, min(BATCH, round(rate * _SHARE)))

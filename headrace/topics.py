@@ -12,6 +12,7 @@ from models.deployment import topics_of
 from models.outcomes import Outcomes
 from models.topics import dead_letter_topic
 from streams.admin import Admin, Found, Topic
+from streams.security import Kafka
 
 _WEEK = MILLISECONDS["w"]
 _LETTERS = 30 * MILLISECONDS["d"]
@@ -138,7 +139,7 @@ def _span(ms: int) -> str:
 
 
 def apply(
-    project: Project, bootstrap: str, *, partitions: int | None = None, dry_run: bool = False
+    project: Project, bootstrap: Kafka, *, partitions: int | None = None, dry_run: bool = False
 ) -> Applied:
     """Makes the topics that are missing and tells how the others differ.
 

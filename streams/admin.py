@@ -12,8 +12,9 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from .errors import BrokerUnreachable, TopicUnusable
-from .log import librdkafka_log
+from .errors import BrokerUnreachable, StreamsError, TopicUnusable
+from .log import Noted, librdkafka_log
+from .security import Brokers, Kafka
 
 _AGAIN = 0.05
 _MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin
@@ -48,16 +49,17 @@ class Admin:
     """Looks at a cluster and makes topics in it. Blocking.
 
     Args:
-        bootstrap: Brokers as `host:port,host:port`.
+        kafka: Brokers as `host:port,host:port`, or with how they are reached.
         timeout: Seconds to wait for an answer before `BrokerUnreachable`.
     """
 
-    def __init__(self, bootstrap: str, timeout: float = 10.0) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: Kafka, timeout: float = 10.0) -> None:
+        brokers = Brokers.of(kafka)
+        self._bootstrap = brokers.bootstrap
         self._timeout = timeout
-        self._why = ""
-        config = {"bootstrap.servers": bootstrap, "error_cb": self._note, "log_level": 4}
-        self._client = AdminClient(config, logger=librdkafka_log)  # type: ignore[arg-type]  # callbacks too
+        self._noted = Noted()
+        config = brokers.librdkafka() | {"error_cb": self._noted, "log_level": 4}
+        self._client = AdminClient(config, logger=librdkafka_log)
 
     def cluster(self) -> Cluster:
         """Return what answers at the address.
@@ -178,9 +180,6 @@ class Admin:
         except KafkaException as error:
             raise self._unreachable("look at the cluster", error) from None
 
-    def _note(self, error: KafkaError) -> None:
-        self._why = error.str()
-
-    def _unreachable(self, what: str, error: KafkaException) -> BrokerUnreachable:
+    def _unreachable(self, what: str, error: KafkaException) -> StreamsError:
         self._client.poll(0)  # what the connections said comes by callback
-        return BrokerUnreachable(self._bootstrap, what, self._why or error.args[0].str())
+        return self._noted.failure(self._bootstrap, what, error.args[0].str())

@@ -5,6 +5,8 @@ StreamsError
 |  |- BrokerUnreachable    nobody answers at the bootstrap address
 |  `- DeliveryFailed       records were not acknowledged in time; sending them again is safe
 `- Fatal                   stop: going on would lose or repeat events, or fail the same way for ever
+   |- SecurityUnusable     the settings of TLS and SASL do not fit together, or a file of theirs cannot be used
+   |- ClientRefused        the broker does not trust this client, or this client not the broker
    |- TopicUnusable        a topic is missing or has another number of partitions
    |- GroupRefused         the broker does not let this worker into the group
    |- LogTruncated         the log no longer holds the offset to resume from
@@ -37,6 +39,20 @@ class BrokerUnreachable(Recoverable):
         super().__init__(
             f"Cannot {what}: Kafka does not answer at {bootstrap} ({why}). "
             "Start the broker, or correct the bootstrap address."
+        )
+
+
+class SecurityUnusable(Fatal):
+    """Nobody can be reached with these settings of TLS and SASL."""
+
+
+class ClientRefused(Fatal):
+    """The broker and this client do not trust each other."""
+
+    def __init__(self, bootstrap: str, what: str, why: str) -> None:
+        super().__init__(
+            f"Cannot {what}: Kafka and this client do not trust each other at {bootstrap} ({why}). "
+            "Correct the security protocol, the user name and the password, or the certificates."
         )
 
 

@@ -11,6 +11,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from .errors import LogUnreadable, StreamsError
 from .log import Partition, Record, librdkafka_log
+from .security import Brokers, Kafka
 from .spool import Spool
 
 _BATCH = 2_000
@@ -21,13 +22,13 @@ class Follower:
     """Copies every record of some topics, from their start, to a spool; in a thread of its own.
 
     Args:
-        bootstrap: Brokers as `host:port,host:port`.
+        kafka: Brokers as `host:port,host:port`, or with how they are reached.
         topics: Which topics, with their partitions.
         spool: Where records go; nobody else may write to it.
         most: Bytes of values after which no more is kept: the rest of the log is then not on disk.
     """
 
-    def __init__(self, bootstrap: str, topics: Mapping[str, int], spool: Spool, most: int = 1 << 62) -> None:
+    def __init__(self, kafka: Kafka, topics: Mapping[str, int], spool: Spool, most: int = 1 << 62) -> None:
         self._spool = spool
         self._left = most
         self._positions = {Partition(topic, n): 0 for topic, count in topics.items() for n in range(count)}
@@ -37,7 +38,7 @@ class Follower:
         for topic, count in topics.items():
             spool.declare(topic, count)
         config: dict[str, Any] = {
-            "bootstrap.servers": bootstrap,
+            **Brokers.of(kafka).librdkafka(),
             "group.id": "headrace-follower",  # required, never joined: `assign` needs no group
             "enable.auto.commit": False,
             "auto.offset.reset": "error",  # a gap must not go unseen

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -23,7 +23,16 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 from confluent_kafka.admin._topic import TopicDescription
 
-from .errors import BrokerUnreachable, LogAhead, LogTruncated, LogUnreadable, StreamsError, TopicUnusable
+from .errors import (
+    BrokerUnreachable,
+    ClientRefused,
+    LogAhead,
+    LogTruncated,
+    LogUnreadable,
+    StreamsError,
+    TopicUnusable,
+)
+from .security import Brokers, Kafka
 
 NO_TOPIC_ID = bytes(16)
 """The id of a topic whose broker gives none."""
@@ -31,10 +40,14 @@ NO_TOPIC_ID = bytes(16)
 _BATCH = 10_000
 _MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin; it has no DescribeTopicPartitions
 _AGAIN = 0.1
+_GRACE = 1.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # upstream forgot the annotation
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # likewise
 
+_DISTRUST = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+
+_Answer = TypeVar("_Answer")
 
 librdkafka_log = logging.getLogger("headrace.librdkafka")
 
@@ -80,18 +93,40 @@ class Record(NamedTuple):
     headers: tuple[tuple[str, bytes | None], ...]
 
 
+class Noted:
+    """What a client of librdkafka last said of its connections: its calls only tell that they timed out."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        self._distrust = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        """Take what the client says."""
+        self.why = error.str()
+        # that a broker ends the handshake is to librdkafka a connection that broke; only the text tells
+        if error.code() in _DISTRUST or "SSL alert" in self.why:
+            self._distrust = self.why
+
+    def failure(self, bootstrap: str, what: str, otherwise: str) -> StreamsError:
+        """Return the error of a call that had no answer."""
+        if self._distrust:
+            return ClientRefused(bootstrap, what, self._distrust)
+        return BrokerUnreachable(bootstrap, what, self.why or otherwise)
+
+
 class LogReader:
     """Reads topics of one cluster. Blocking; not to be shared between threads.
 
     Args:
-        bootstrap: Brokers as `host:port,host:port`.
+        kafka: Brokers as `host:port,host:port`, or with how they are reached.
         timeout: Seconds to wait for an answer before `BrokerUnreachable`.
     """
 
-    def __init__(self, bootstrap: str, timeout: float = 10.0) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: Kafka, timeout: float = 10.0) -> None:
+        self._brokers = Brokers.of(kafka)
+        self._bootstrap = self._brokers.bootstrap
         self._timeout = timeout
-        self._why = ""
+        self._noted = Noted()
         self._admin = AdminClient(self._config(), logger=librdkafka_log)  # type: ignore[arg-type]  # callbacks too
 
     def partitions(self, topic: str) -> int:
@@ -195,7 +230,7 @@ class LogReader:
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() - heard > self._timeout:
-                raise BrokerUnreachable(self._bootstrap, f"read {partition.topic}", self._why or "no answer")
+                raise self._noted.failure(self._bootstrap, f"read {partition.topic}", "no answer")
             batch = [record for record in map(_record, messages) if record is not None]
             ended = any(self._ends(partition, start, message) for message in messages)
             start = end if ended else batch[-1].offset + 1 if batch else start
@@ -221,7 +256,7 @@ class LogReader:
         ids = {}
         for topic, answer in asked.items():
             try:
-                uuid = answer.result().topic_id
+                uuid = self._waited(answer, f"describe topic {topic}").topic_id
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
                     ids[topic] = NO_TOPIC_ID
@@ -248,7 +283,7 @@ class LogReader:
             for topic_partition, answer in asked.items():
                 partition = Partition(topic_partition.topic, topic_partition.partition)
                 try:
-                    found[partition] = answer.result().offset
+                    found[partition] = self._waited(answer, f"read the bounds of {partition.topic}").offset
                 except KafkaException as error:
                     # A partition that was just made, or that moves, has no leader for a moment.
                     if not error.args[0].retriable() or time.monotonic() > deadline:
@@ -258,11 +293,15 @@ class LogReader:
                 time.sleep(_AGAIN)
         return found
 
-    def _config(self) -> dict[str, object]:
-        return {"bootstrap.servers": self._bootstrap, "error_cb": self._note, "log_level": 4}
+    def _waited(self, answer: Future[_Answer], what: str) -> _Answer:
+        try:
+            # The client answers in time, unless it is closed meanwhile: then nobody would ever.
+            return answer.result(self._timeout + _GRACE)
+        except TimeoutError:
+            raise self._noted.failure(self._bootstrap, what, "no answer") from None
 
-    def _note(self, error: KafkaError) -> None:
-        self._why = error.str()
+    def _config(self) -> dict[str, object]:
+        return self._brokers.librdkafka() | {"error_cb": self._noted, "log_level": 4}
 
     def _failure(self, what: str, topic: str, error: KafkaException) -> StreamsError:
         if error.args[0].code() in _UNKNOWN:
@@ -272,8 +311,9 @@ class LogReader:
             )
         return self._unreachable(what, error)
 
-    def _unreachable(self, what: str, error: KafkaException) -> BrokerUnreachable:
-        return BrokerUnreachable(self._bootstrap, what, self._why or error.args[0].str())
+    def _unreachable(self, what: str, error: KafkaException) -> StreamsError:
+        self._admin.poll(0)  # what the connections said comes by callback
+        return self._noted.failure(self._bootstrap, what, error.args[0].str())
 
 
 def _record(message: KafkaMessage) -> Record | None:

@@ -16,6 +16,7 @@ from confluent_kafka import Producer as KafkaProducer
 
 from .errors import DeliveryFailed, DeliveryRefused, StreamsError
 from .log import librdkafka_log
+from .security import Brokers, Kafka
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -51,23 +52,24 @@ class Producer:
     A thread of its own serves librdkafka's callbacks, so they come whether or not the loop is busy.
 
     Args:
-        bootstrap: Brokers as `host:port,host:port`.
+        kafka: Brokers as `host:port,host:port`, or with how they are reached.
         buffer: The most records that wait at a time.
         delivery_timeout: Seconds after which a record that no broker has acknowledged counts as failed.
         linger: Seconds that a record waits for others to share its batch.
-        client: Further settings of librdkafka, such as those for TLS and SASL.
+        client: Further settings of librdkafka.
     """
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: Kafka,
         *,
         buffer: int = 100_000,
         delivery_timeout: float = 120.0,
         linger: float = 0.002,
         client: Mapping[str, Any] | None = None,
     ) -> None:
-        self._bootstrap = bootstrap
+        brokers = Brokers.of(kafka)
+        self._bootstrap = brokers.bootstrap
         self._why = ""
         self._lost = 0
         self._offered = 0
@@ -79,7 +81,7 @@ class Producer:
         self._room = threading.Event()
         self._closing = threading.Event()
         config = {
-            "bootstrap.servers": bootstrap,
+            **brokers.librdkafka(),
             "partitioner": "murmur2_random",  # Java's; librdkafka's own default is another
             "enable.idempotence": True,
             "enable.gapless.guarantee": True,

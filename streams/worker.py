@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from .errors import BrokerUnreachable, Stalled, StreamsError, TopicUnusable
 from .log import Bounds, LogReader, Partition
+from .security import Brokers, Kafka
 from .transport import (
     App,
     BootStrategy,
@@ -41,7 +42,7 @@ async def run(
     processor: Processor,
     topics: Mapping[str, int],
     *,
-    bootstrap: str,
+    bootstrap: Kafka,
     group: str,
     instance: str | None = None,
     signals: Collection[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
@@ -58,7 +59,7 @@ async def run(
     Args:
         processor: Who folds the records and knows where to resume.
         topics: The topics to read, and how many partitions each has to have.
-        bootstrap: Brokers as `host:port,host:port`.
+        bootstrap: Brokers as `host:port,host:port`, or with how they are reached.
         group: The consumer group that shares the partitions.
         instance: A name that stays the same over restarts. A worker with a name does not leave the group when
             it stops: started again within `session_timeout` it has its partitions back without a rebalance.
@@ -69,7 +70,7 @@ async def run(
         grace: Seconds for the processor to finish what it has in hand when the run ends.
         lull: Seconds without a poll after which the processor's `idle` is called.
         poll_records: The most records of one poll.
-        client: Further arguments of aiokafka's consumer, such as those for TLS and SASL.
+        client: Further arguments of aiokafka's consumer.
 
     Raises:
         BrokerUnreachable: Kafka does not answer.
@@ -79,11 +80,12 @@ async def run(
         Stalled: Reading stands still.
         Exception: Whatever the processor raises.
     """
-    await asyncio.to_thread(_check, topics, bootstrap, broker_timeout)
+    brokers = Brokers.of(bootstrap)
+    await asyncio.to_thread(_check, topics, brokers, broker_timeout)
     carrier = Carrier(processor, topics)
 
     async def read_bounds(partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
-        return await asyncio.to_thread(_bounds, topics, partitions, bootstrap, broker_timeout)
+        return await asyncio.to_thread(_bounds, topics, partitions, brokers, broker_timeout)
 
     async def read_ends(partitions: Collection[Partition]) -> Mapping[Partition, int]:
         async with turn:
@@ -95,13 +97,14 @@ async def run(
         "heartbeat_interval_ms": round(min(session_timeout / 3, 1.0) * 1000),
         "fetch_max_wait_ms": 100,
         "max_poll_records": poll_records,
+        **brokers.aiokafka(),
         **(client or {}),
     }
     kind = transport(carrier, read_bounds, read_ends, settings, lull)
-    app = _app(group, topics, bootstrap, carrier, kind)
+    app = _app(group, topics, brokers.bootstrap, carrier, kind)
     turn = asyncio.Lock()
-    with _stop_on(signals) as stop, LogReader(bootstrap, broker_timeout) as reader:
-        work = _start(app, bootstrap), _crash(app), _watch(carrier, patience), _publish(carrier)
+    with _stop_on(signals) as stop, LogReader(brokers, broker_timeout) as reader:
+        work = _start(app, brokers.bootstrap), _crash(app), _watch(carrier, patience), _publish(carrier)
         try:
             await _until(stop, carrier.failed, *work)
         finally:
@@ -110,20 +113,20 @@ async def run(
             carrier.check()  # also what failed while finishing
 
 
-def _check(topics: Mapping[str, int], bootstrap: str, seconds: float) -> None:
-    with LogReader(bootstrap, seconds) as reader:
+def _check(topics: Mapping[str, int], brokers: Brokers, seconds: float) -> None:
+    with LogReader(brokers, seconds) as reader:
         for topic, wanted in topics.items():
             if (found := reader.partitions(topic)) != wanted:
                 raise _other_count(topic, wanted, found)
 
 
 def _bounds(
-    topics: Mapping[str, int], partitions: frozenset[Partition], bootstrap: str, seconds: float
+    topics: Mapping[str, int], partitions: frozenset[Partition], brokers: Brokers, seconds: float
 ) -> Mapping[Partition, Bounds]:
     for topic, number in partitions:
         if number >= topics[topic]:
             raise _other_count(topic, topics[topic], number + 1)
-    with LogReader(bootstrap, seconds) as reader:
+    with LogReader(brokers, seconds) as reader:
         return reader.bounds_of(partitions)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..output import emit, table
 from ..settings import settings
-from .options import File, Json, Kafka, Log, Redis
+from .options import NOWHERE, File, Json, Kafka, Log, Redis, secured
+
+if TYPE_CHECKING:
+    from streams.security import Brokers
 
 Bases = Annotated[
     Path | None,
@@ -20,14 +23,14 @@ Bases = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog="Example: headrace base payments.py --to /var/lib/headrace/bases")(base)
+    app.command(epilog="Example: headrace base payments.py --to /var/lib/headrace/bases")(secured(base))
 
 
 def base(
     file: File,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder of bases; made if missing.")],
     log: Log = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     json: Json = False,
 ) -> None:
@@ -39,14 +42,14 @@ def base(
 
     loaded = open_project(file, check_learners=False)
     config = settings(kafka=kafka, redis=redis)
-    made: list[Path] = asyncio.run(_make(loaded, log, config.kafka, config.redis, to))
+    made: list[Path] = asyncio.run(_make(loaded, log, config.brokers, config.redis, to))
     if json:
         emit({"bases": [path.name for path in made]})
     else:
         table("Bases", ("file", "bytes"), [(path.name, path.stat().st_size) for path in made])
 
 
-async def _make(loaded: Any, log: Any, kafka: str, redis: str, folder: Path) -> list[Path]:
+async def _make(loaded: Any, log: Any, kafka: Brokers, redis: str, folder: Path) -> list[Path]:
     from streams.recompute import make_bases
 
     from ..logs import opened

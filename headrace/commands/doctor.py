@@ -10,12 +10,12 @@ import typer
 from ..errors import Code
 from ..output import emit, table
 from ..settings import settings
-from .options import Json, Kafka, Redis
+from .options import NOWHERE, Json, Kafka, Redis, secured
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog="Example: headrace doctor payments.py --kafka broker:9092")(doctor)
+    app.command(epilog="Example: headrace doctor payments.py --kafka broker:9092")(secured(doctor))
 
 
 def doctor(
@@ -23,7 +23,7 @@ def doctor(
         Path | None,
         typer.Argument(metavar="[FILE]", help="A project file; its topics are looked at as well."),
     ] = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     json: Json = False,
 ) -> None:

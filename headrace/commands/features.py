@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..output import emit, pairs, text
 from ..settings import settings
-from .options import File, Json, Kafka, Redis, moment
+from .options import NOWHERE, File, Json, Kafka, Redis, moment, secured
+
+if TYPE_CHECKING:
+    from streams.security import Brokers
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     group = typer.Typer(help="Features as they stand in the store.", no_args_is_help=True)
     example = "Example: headrace features get payments.py CardActivity card-7 --at 2026-01-31T12:00:00Z"
-    group.command("get", epilog=example)(get)
+    group.command("get", epilog=example)(secured(get))
     app.add_typer(group, name="features")
 
 
@@ -29,7 +32,7 @@ def get(
         str | None,
         typer.Option("--at", metavar="TIME", help="ISO 8601 with a zone, or milliseconds; now without."),
     ] = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     json: Json = False,
 ) -> None:
@@ -39,7 +42,7 @@ def get(
 
     loaded = open_project(file, check_learners=False)
     config = settings(kafka=kafka, redis=redis)
-    told = asyncio.run(_look(loaded, view, key, t, config.kafka, config.redis))
+    told = asyncio.run(_look(loaded, view, key, t, config.brokers, config.redis))
     if json:
         emit(told)
         return
@@ -48,7 +51,7 @@ def get(
     pairs("", {**facts, "as of": [f"{group}: {offset}" for group, offset in told["as_of"].items()]})
 
 
-async def _look(loaded: Any, view: str, key: str, t: int, kafka: str, redis: str) -> dict[str, Any]:
+async def _look(loaded: Any, view: str, key: str, t: int, kafka: Brokers, redis: str) -> dict[str, Any]:
     from features.clock import from_ms
     from serving.lookup import Lookup
     from serving.reads import Reads

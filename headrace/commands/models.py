@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..output import emit, table
 from ..settings import settings
-from .options import File, Json, Kafka, Redis, Secret
+from .options import NOWHERE, File, Json, Kafka, Redis, Secret, secured
+
+if TYPE_CHECKING:
+    from streams.security import Brokers
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     group = typer.Typer(help="Models and their versions.", no_args_is_help=True)
-    group.command("list", epilog="Example: headrace models list payments.py")(list_models)
+    group.command("list", epilog="Example: headrace models list payments.py")(secured(list_models))
     app.add_typer(group, name="models")
 
 
 def list_models(
-    file: File, kafka: Kafka = None, redis: Redis = None, secret: Secret = None, json: Json = False
+    file: File, kafka: Kafka = NOWHERE, redis: Redis = None, secret: Secret = None, json: Json = False
 ) -> None:
     """Show every model: its task, its newest version with digest, and how well it does beside a baseline."""
     from ..opening import open_project
 
     loaded = open_project(file, check_learners=False)
     config = settings(kafka=kafka, redis=redis, secret=secret)
-    told = asyncio.run(_list(loaded, config.kafka, config.redis, config.secret_text))
+    told = asyncio.run(_list(loaded, config.brokers, config.redis, config.secret_text))
     if json:
         emit({"project": loaded.project.name, "models": told})
         return
@@ -50,7 +53,7 @@ def list_models(
     )
 
 
-async def _list(loaded: Any, kafka: str, redis: str, secret: str | None) -> list[dict[str, Any]]:
+async def _list(loaded: Any, kafka: Brokers, redis: str, secret: str | None) -> list[dict[str, Any]]:
     from ..compose import deployed, partitions_now, snapshot_key
 
     topics = await asyncio.to_thread(partitions_now, loaded, kafka)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +20,9 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The project file, such as payments.py.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-Kafka = Annotated[
-    str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Brokers. [env: HEADRACE_KAFKA]")
-]
+Kafka = Mapping[str, str | None]
+"""What was given of the options of Kafka, by the names of their settings; see `secured`."""
+NOWHERE: Kafka = MappingProxyType({})
 Redis = Annotated[
     str | None, typer.Option("--redis", metavar="URL", help="URL of Redis. [env: HEADRACE_REDIS]")
 ]
@@ -37,6 +41,45 @@ Log = Annotated[
         "--log", metavar="DIR", help="A folder that the log was spooled to; without it Kafka is read."
     ),
 ]
+
+
+# No option for the password: whoever may list processes would read it.
+_KAFKA = {
+    "kafka": ("HOST:PORT", "Brokers."),
+    "kafka_security_protocol": ("NAME", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."),
+    "kafka_sasl_mechanism": ("NAME", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
+    "kafka_sasl_username": ("NAME", "The user; the password is a variable only."),
+    "kafka_ssl_ca_location": ("FILE", "Authorities that certify the brokers, PEM."),
+    "kafka_ssl_certificate_location": ("FILE", "This client's certificate, PEM."),
+    "kafka_ssl_key_location": ("FILE", "Its private key, PEM."),
+}
+
+
+def secured(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns a command whose parameter `kafka` is the options of Kafka, which are many and the same for all."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        kafka = {name: given.pop(name) for name in _KAFKA}
+        command(kafka=kafka, **given)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        options = _kafka_options() if parameter.name == "kafka" else [parameter]
+        parameters.extend(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options)
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # where typer looks
+    return run
+
+
+def _kafka_options() -> Iterator[inspect.Parameter]:
+    for name, (metavar, told) in _KAFKA.items():
+        option = typer.Option(
+            f"--{name.replace('_', '-')}", metavar=metavar, help=f"{told} [env: HEADRACE_{name.upper()}]"
+        )
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        )
 
 
 def named_paths(given: list[str], option: str) -> dict[str, Path]:

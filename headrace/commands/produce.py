@@ -11,12 +11,14 @@ import typer
 from ..errors import UsageRefused
 from ..output import emit, note, progress
 from ..settings import settings
-from .options import File, Json, Kafka
+from .options import NOWHERE, File, Json, Kafka, secured
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog="Example: headrace produce payments.py transactions tx.ndjson --rate 500")(produce)
+    app.command(epilog="Example: headrace produce payments.py transactions tx.ndjson --rate 500")(
+        secured(produce)
+    )
 
 
 def produce(
@@ -28,7 +30,7 @@ def produce(
     rate: Annotated[
         float | None, typer.Option("--rate", min=0.001, help="Events a second; as fast as possible without.")
     ] = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     json: Json = False,
 ) -> None:
     """Send a file of events to a source's topic, keyed and timed as declared, and wait for the broker."""
@@ -51,7 +53,7 @@ def produce(
 
         try:
             asyncio.run(
-                send(target, events_of(target, data), settings(kafka=kafka).kafka, rate=rate, tick=tick)
+                send(target, events_of(target, data), settings(kafka=kafka).brokers, rate=rate, tick=tick)
             )
         finally:
             if json:

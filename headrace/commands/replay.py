@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import Code, UsageRefused
 from ..output import emit, note, progress, table
 from ..settings import settings
-from .options import File, Json, Kafka, Log, ModelName, Redis, named_paths, one_model
+from .options import NOWHERE, File, Json, Kafka, Log, ModelName, Redis, named_paths, one_model, secured
+
+if TYPE_CHECKING:
+    from streams.security import Brokers
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +24,7 @@ def register(app: typer.Typer) -> None:
         "Example: headrace replay payments.py --events transactions=tx.parquet "
         "--events chargebacks=labels.csv --out vectors.parquet"
     )
-    app.command(epilog=example)(replay)
+    app.command(epilog=example)(secured(replay))
 
 
 def replay(
@@ -53,7 +56,7 @@ def replay(
         typer.Option("--against", metavar="PATH", help="Logged rows, as --as-of logged --out writes them."),
     ] = None,
     log: Log = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     json: Json = False,
 ) -> None:
@@ -69,7 +72,7 @@ def replay(
             "there is nothing to replay" if as_of is None else "--as-of logged reads the log, not files",
             fix="give --events SOURCE=PATH for each source, or --as-of logged",
         )
-    places = {"--against": against, "--log": log, "--kafka": kafka}
+    places = {"--against": against, "--log": log, "--kafka": kafka["kafka"]}
     given = [name for name, place in places.items() if place is not None]
     if as_of is None and len(given) > 1:
         raise UsageRefused(
@@ -87,7 +90,7 @@ def replay(
         _files(loaded.project, asked, files, out, learn, bar, json, comparison)
     else:
         config = settings(kafka=kafka, redis=redis)
-        asyncio.run(_logged(loaded, asked, log, config.kafka, config.redis, out, bar, json))
+        asyncio.run(_logged(loaded, asked, log, config.brokers, config.redis, out, bar, json))
 
 
 def _files(
@@ -122,13 +125,13 @@ def _files(
         raise typer.Exit(Code.UNCHECKED)
 
 
-def _comparison(model: Any, against: Path | None, log: Path | None, kafka: str | None) -> Any:
+def _comparison(model: Any, against: Path | None, log: Path | None, kafka: Kafka) -> Any:
     from ..comparing import Comparison, vectors_in, vectors_of
     from ..logs import predictions_at
 
     if against is not None:
         return Comparison(model, vectors_in(against, model))
-    with predictions_at(model, log, settings(kafka=kafka).kafka) as predictions:
+    with predictions_at(model, log, settings(kafka=kafka).brokers) as predictions:
         return Comparison(model, vectors_of(model, predictions))
 
 
@@ -178,7 +181,7 @@ async def _logged(
     loaded: Any,
     model: Any,
     log: Path | None,
-    kafka: str,
+    kafka: Brokers,
     redis: str,
     out: Path | None,
     shown: bool | None,

@@ -8,12 +8,12 @@ import typer
 
 from ..output import note
 from ..settings import settings
-from .options import File, Kafka, Redis, Secret
+from .options import NOWHERE, File, Kafka, Redis, Secret, secured
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog="Example: headrace serve payments.py --port 8000")(serve)
+    app.command(epilog="Example: headrace serve payments.py --port 8000")(secured(serve))
 
 
 def serve(
@@ -41,7 +41,7 @@ def serve(
             help="Score from the request alone while Redis is away, or answer 503. [env: HEADRACE_FALLBACK]",
         ),
     ] = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     secret: Secret = None,
 ) -> None:
@@ -72,7 +72,7 @@ def serve(
     run(
         program(
             open_project(file),
-            bootstrap=config.kafka,
+            bootstrap=config.brokers,
             redis=config.redis,
             secret=config.secret_text,
             host=config.host,

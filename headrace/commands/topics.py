@@ -9,14 +9,14 @@ import typer
 from ..errors import Code
 from ..output import emit, note, table
 from ..settings import settings
-from .options import File, Json, Kafka
+from .options import NOWHERE, File, Json, Kafka, secured
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     group = typer.Typer(help="The topics of a project.", no_args_is_help=True)
     group.command("apply", epilog="Example: headrace topics apply payments.py --partitions 8 --dry-run")(
-        apply
+        secured(apply)
     )
     app.add_typer(group, name="topics")
 
@@ -27,7 +27,7 @@ def apply(
         int | None, typer.Option("--partitions", min=1, help="Partitions of each source.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     json: Json = False,
 ) -> None:
     """Create the topics that a project needs, and tell how those that exist differ.
@@ -38,7 +38,7 @@ def apply(
     from ..topics import apply as make
 
     project = open_project(file, check_learners=False).project
-    done = make(project, settings(kafka=kafka).kafka, partitions=partitions, dry_run=dry_run)
+    done = make(project, settings(kafka=kafka).brokers, partitions=partitions, dry_run=dry_run)
     verb = "to be created" if dry_run else "created"
     if json:
         emit(

@@ -11,12 +11,12 @@ from ..errors import Code
 from ..output import emit, note, progress, table
 from ..settings import settings
 from .base import Bases, bases_in
-from .options import File, Json, Kafka, Log, Redis, Secret
+from .options import NOWHERE, File, Json, Kafka, Log, Redis, Secret, secured
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog="Example: headrace verify payments.py --limit 10000")(verify)
+    app.command(epilog="Example: headrace verify payments.py --limit 10000")(secured(verify))
 
 
 def verify(
@@ -33,7 +33,7 @@ def verify(
             "--kept/--no-kept", help="Rebuild versions from the nearest kept one, or from the first sample."
         ),
     ] = True,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     secret: Secret = None,
     json: Json = False,
@@ -67,7 +67,7 @@ async def _verify(loaded: Any, log: Any, bases: Any, config: Any, limit: int, ke
     from ..verifying import verify as compare
 
     key = snapshot_key(loaded, config.secret_text)
-    async with opened(loaded, log, config.kafka, config.redis, versions=kept) as places:
+    async with opened(loaded, log, config.brokers, config.redis, versions=kept) as places:
         project = places.deployment.project
         known = None if bases is None else bases_in(bases, project)
         with progress() as bar:

@@ -11,15 +11,17 @@ import typer
 
 from ..errors import UsageRefused
 from ..output import note, stderr
-from ..settings import Settings, settings
-from .options import File, Kafka, Redis, Secret
+from ..settings import Settings, settings, shown
+from .options import NOWHERE, File, Kafka, Redis, Secret, secured
 
 _ROLES = ("features", "join", "learn")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog="Example: headrace worker payments.py --role features --metrics-port 9100")(worker)
+    app.command(epilog="Example: headrace worker payments.py --role features --metrics-port 9100")(
+        secured(worker)
+    )
 
 
 def worker(
@@ -27,7 +29,7 @@ def worker(
     role: Annotated[
         list[str] | None, typer.Option("--role", help="features, join or learn; repeatable, all by default.")
     ] = None,
-    kafka: Kafka = None,
+    kafka: Kafka = NOWHERE,
     redis: Redis = None,
     secret: Secret = None,
     instance: Annotated[
@@ -82,12 +84,14 @@ async def _run(loaded: Any, config: Settings, roles: tuple[str, ...]) -> None:
 
     metrics = Metrics()
     with exported(metrics.registry, config.metrics_port):
-        note(f"worker of {loaded.project.name} ({', '.join(roles)}) on {config.kafka} and {config.redis}")
+        note(
+            f"worker of {loaded.project.name} ({', '.join(roles)}) on {config.kafka} and {shown(config.redis)}"
+        )
         watching = asyncio.create_task(_status(metrics)) if sys.stderr.isatty() else None
         try:
             await work(
                 loaded,
-                bootstrap=config.kafka,
+                bootstrap=config.brokers,
                 redis=config.redis,
                 roles=roles,
                 secret=config.secret_text,

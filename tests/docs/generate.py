@@ -186,13 +186,28 @@ def _labels(names: Any) -> str:
 
 
 def settings() -> str:
-    """Returns a table of the settings of the command line."""
+    """Returns a table of the settings of the command line; a secret may be a variable only."""
+    known = set(_switches(typer.main.get_command(app)))
     rows = []
     for name, field in Settings.model_fields.items():
         default = "-" if field.default is None else f"`{field.default}`"
-        option = f"`--{name.replace('_', '-')}`"
-        rows.append((option, f"`HEADRACE_{name.upper()}`", default, str(field.description)))
+        option = f"--{name.replace('_', '-')}"
+        rows.append(
+            (
+                f"`{option}`" if option in known else "-",
+                f"`HEADRACE_{name.upper()}`",
+                default,
+                str(field.description),
+            )
+        )
     return _table(("option", "variable", "default", "meaning"), rows)
+
+
+def _switches(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from parameter.opts
+    for inner in getattr(command, "commands", {}).values():
+        yield from _switches(inner)
 
 
 def limits() -> str:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from confluent_kafka import KafkaException
@@ -29,29 +29,48 @@ _PORT_TRIES = 5
 class KafkaServer:
     """A broker and its controller in one JVM (KRaft) on loopback, ending with the process that started it."""
 
-    def __init__(self, folder: Path, port: int, controller_port: int, heap: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        controller_port: int,
+        heap: str,
+        beside: Mapping[str, int],
+        more: Mapping[str, str],
+    ) -> None:
         self._folder = folder
         self._port = port
         self._controller_port = controller_port
         self._heap = heap
+        self._beside = dict(beside)
+        self._more = dict(more)
         self._cluster_id = f"h{secrets.token_urlsafe(15)}A"  # 16 bytes in base64, as Kafka wants them
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, folder: Path, port: int | None = None, heap: str = "384m") -> Self:
+    def start(
+        cls,
+        folder: Path,
+        port: int | None = None,
+        heap: str = "384m",
+        beside: Mapping[str, int] = MappingProxyType({}),
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
         """Start a server and return when it answers a request for metadata.
 
         Args:
             folder: A folder of its own for its data and log; `stop` leaves it.
             port: The broker's port, None for a free one.
             heap: The most memory for the JVM's heap.
+            beside: Ports of further listeners, by their security protocols.
+            more: Further properties of the server.
 
         Raises:
             RuntimeError: Java, Maven or the server failed; ends with what it said.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, _PORT_TRIES + 1):
-            server = cls(folder, port or free_port(), free_port(), heap)
+            server = cls(folder, port or free_port(), free_port(), heap, beside, more)
             try:
                 server._format()
                 server._spawn()
@@ -179,12 +198,18 @@ class KafkaServer:
 
     def _properties(self) -> str:
         controller = f"127.0.0.1:{self._controller_port}"
+        beside = {name: f"127.0.0.1:{port}" for name, port in self._beside.items()}
+        listeners = {"PLAINTEXT": self.bootstrap, "CONTROLLER": controller, **beside}
         return "\n".join(
             f"{name}={value}"
             for name, value in {
                 "process.roles": "broker,controller",
                 "node.id": "1",
-                "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+                "listeners": ",".join(f"{name}://{address}" for name, address in listeners.items()),
+                # of all listeners, since Kafka knows that of the controller only where the others are plain
+                "listener.security.protocol.map": ",".join(
+                    f"{name}:{'PLAINTEXT' if name == 'CONTROLLER' else name}" for name in listeners
+                ),
                 "controller.listener.names": "CONTROLLER",
                 "controller.quorum.bootstrap.servers": controller,
                 "log.dirs": str(self._data),
@@ -204,6 +229,7 @@ class KafkaServer:
                 # A killed broker may register again only when its old session has ended.
                 "broker.session.timeout.ms": "3000",
                 "broker.heartbeat.interval.ms": "500",
+                **self._more,
             }.items()
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import Future
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
@@ -166,3 +167,10 @@ def test_bounds_say_where_reading_can_start() -> None:
         bounds.check(Partition("t", 3), 9)
     with pytest.raises(LogAhead, match="Cannot resume t/3 at offset 21: the log ends at 20"):
         bounds.check(Partition("t", 3), 21)
+
+
+def test_a_question_ends_though_its_answer_never_comes() -> None:
+    reader = LogReader("127.0.0.1:9", timeout=0.1)
+    # as those of a client that was closed while somebody waited: a worker would never end
+    with reader, pytest.raises(BrokerUnreachable, match="read the bounds"):
+        reader._waited(Future[None](), "read the bounds")

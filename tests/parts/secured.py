@@ -1,0 +1,104 @@
+"""A real Kafka with listeners that ask for TLS and SASL, and the certificates that it takes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+
+from features.embedded import free_port
+from tests.parts.kafka import KafkaServer
+
+USER, PASSWORD = "alice", "correct horse"
+_LOGIN = "org.apache.kafka.common.security"
+_SCRAM = {
+    "SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256,
+    "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512,
+}
+
+
+class Secured(NamedTuple):
+    """The server, its further ports by protocol, and files in PEM."""
+
+    server: KafkaServer
+    ports: dict[str, int]
+    ca: Path
+    stranger: Path  # an authority that certified nobody here
+    certificate: Path
+    key: Path
+
+    def bootstrap(self, protocol: str) -> str:
+        """The brokers' address that speaks a protocol."""
+        return f"127.0.0.1:{self.ports[protocol]}"
+
+
+@contextmanager
+def secured_kafka(folder: Path) -> Iterator[Secured]:
+    """Starts it; SSL asks the client for a certificate, both SASL protocols take PLAIN and SCRAM."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ca, ca_key = _authority(folder, "ca")
+    stranger, _ = _authority(folder, "stranger")
+    certificate, key = _certified(folder, "broker", ca, ca_key)
+    client, client_key = _certified(folder, "client", ca, ca_key)
+    store = folder / "store.pem"
+    store.write_text(key.read_text() + certificate.read_text())
+    ports = {protocol: free_port() for protocol in ("SSL", "SASL_PLAINTEXT", "SASL_SSL")}
+    more = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(store),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(ca),
+        "listener.name.ssl.ssl.client.auth": "required",
+    }
+    for listener in ("sasl_plaintext", "sasl_ssl"):
+        prefix = f"listener.name.{listener}"
+        more[f"{prefix}.sasl.enabled.mechanisms"] = ",".join(["PLAIN", *_SCRAM])
+        more[f"{prefix}.plain.sasl.jaas.config"] = (
+            f'{_LOGIN}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+        )
+        for mechanism in _SCRAM:
+            more[f"{prefix}.{mechanism.lower()}.sasl.jaas.config"] = (
+                f"{_LOGIN}.scram.ScramLoginModule required;"
+            )
+    with KafkaServer.start(folder / "kafka", beside=ports, more=more) as server:
+        _add_user(server)
+        yield Secured(server, ports, ca, stranger, client, client_key)
+
+
+def _add_user(server: KafkaServer) -> None:
+    admin = AdminClient({"bootstrap.servers": server.bootstrap})
+    for mechanism in _SCRAM.values():  # Kafka takes one for each user in a request
+        wanted = UserScramCredentialUpsertion(USER, ScramCredentialInfo(mechanism, 4096), PASSWORD.encode())
+        admin.alter_user_scram_credentials([wanted])[USER].result()
+
+
+def _authority(folder: Path, name: str) -> tuple[Path, Path]:
+    certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    _openssl(
+        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
+        *("-addext", "basicConstraints=critical,CA:true", "-addext", "keyUsage=critical,keyCertSign"),
+        *("-keyout", key, "-out", certificate),
+    )
+    return certificate, key
+
+
+def _certified(folder: Path, name: str, ca: Path, ca_key: Path) -> tuple[Path, Path]:
+    certificate, key, request = (folder / f"{name}{ending}" for ending in (".pem", "-key.pem", ".csr"))
+    _openssl(
+        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
+        *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", request),
+    )
+    _openssl(
+        *("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2"),
+        *("-copy_extensions", "copy", "-out", certificate),
+    )
+    return certificate, key
+
+
+def _openssl(*words: object) -> None:
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
