@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,48 +91,21 @@ async def opened(
         yield Opened(log, deployment, first, kept)
 
 
-@contextmanager
-def predictions_at(model: Model, folder: Path | None, kafka: Kafka) -> Iterator[Iterator[PredictionRecord]]:
-    """Gives the predictions of a model's log: spooled to a folder, or on Kafka; nothing else is looked at.
-
-    Raises:
-        UsageRefused: there is no such folder.
-        NothingChecked: the log is not in it.
-        StreamsError: Kafka does not answer.
-    """
-    if folder is not None:
-        spool = _folder(folder)
-        if not spool.bounds(model.log_topic):
-            raise _nothing_of(model.log_topic, folder)
-        yield logged(spool, model)
-        return
-    with LogReader(kafka) as reader:
-        yield logged(Still(reader), model)
-
-
-def _folder(folder: Path) -> Spool:
+def _spooled(project: Project, folder: Path) -> tuple[Log, dict[str, int]]:
     if not folder.is_dir():
         raise UsageRefused(
             f"there is no folder {folder}", where="--log", fix="name the folder that the log was spooled to"
         )
-    return Spool(folder)
-
-
-def _nothing_of(topic: str, folder: Path) -> NothingChecked:
-    return NothingChecked(
-        f"{folder} holds nothing of {topic}",
-        where="--log",
-        why="the folder was spooled for another project, or by an older version of it",
-        fix="name the right folder, or leave --log out to read Kafka",
-    )
-
-
-def _spooled(project: Project, folder: Path) -> tuple[Log, dict[str, int]]:
-    log = _looked(_folder(folder), project)
+    log = _looked(Spool(folder), project)
     counts = {topic: len(log.bounds(topic)) for topic in topics_of(project)}
     for topic, count in counts.items():
         if not count:
-            raise _nothing_of(topic, folder)
+            raise NothingChecked(
+                f"{folder} holds nothing of {topic}",
+                where="--log",
+                why="the folder was spooled for another project, or by an older version of it",
+                fix="name the right folder, or leave --log out to read Kafka",
+            )
     return log, counts
 
 

@@ -80,14 +80,19 @@ def replay(
         )
     if as_of is not None and against is not None:
         raise UsageRefused("--as-of logged compares nothing", where="--against", fix="leave --against out")
+    from ..comparing import Comparison, vectors_in
     from ..opening import open_project
 
     loaded = open_project(file, check_learners=learn and as_of is None)
     asked = one_model(loaded.project, model)
     if as_of is None:
         files = named_paths(events or [], "--events")
-        comparison = _comparison(asked, against, log, kafka) if given else None
-        _files(loaded.project, asked, files, out, learn, bar, json, comparison)
+        project, beside = loaded.project, None
+        if against is not None:
+            beside = Comparison(asked, vectors_in(against, asked))
+        elif given:
+            project, beside = asyncio.run(_beside(loaded, model, log, settings(kafka=kafka, redis=redis)))
+        _files(project, one_model(project, model), files, out, learn, bar, json, beside)
     else:
         config = settings(kafka=kafka, redis=redis)
         asyncio.run(_logged(loaded, asked, log, config.brokers, config.redis, out, bar, json))
@@ -125,14 +130,15 @@ def _files(
         raise typer.Exit(Code.UNCHECKED)
 
 
-def _comparison(model: Any, against: Path | None, log: Path | None, kafka: Kafka) -> Any:
-    from ..comparing import Comparison, vectors_in, vectors_of
-    from ..logs import predictions_at
+async def _beside(loaded: Any, name: str | None, log: Path | None, config: Any) -> tuple[Any, Any]:
+    """Returns the project as it is deployed where the log was written, and what was logged there."""
+    from ..comparing import Comparison, vectors_of
+    from ..logs import logged, opened
 
-    if against is not None:
-        return Comparison(model, vectors_in(against, model))
-    with predictions_at(model, log, settings(kafka=kafka).brokers) as predictions:
-        return Comparison(model, vectors_of(model, predictions))
+    async with opened(loaded, log, config.brokers, config.redis) as places:
+        project = places.deployment.project
+        model = one_model(project, name)
+        return project, Comparison(model, vectors_of(model, logged(places.log, model)))
 
 
 def _show(summary: Any, model: Any, out: Path | None) -> None:
