@@ -3,10 +3,10 @@
 StreamsError
 |- Recoverable             try again, nothing is wrong with us or with the log
 |  |- BrokerUnreachable    nobody answers at the bootstrap address
+|  |  `- ClientRefused     the broker does not trust this client, or this client not the broker
 |  `- DeliveryFailed       records were not acknowledged in time; sending them again is safe
 `- Fatal                   stop: going on would lose or repeat events, or fail the same way for ever
    |- SecurityUnusable     the settings of TLS and SASL do not fit together, or a file of theirs cannot be used
-   |- ClientRefused        the broker does not trust this client, or this client not the broker
    |- TopicUnusable        a topic is missing or has another number of partitions
    |- GroupRefused         the broker does not let this worker into the group
    |- LogTruncated         the log no longer holds the offset to resume from
@@ -46,13 +46,14 @@ class SecurityUnusable(Fatal):
     """Nobody can be reached with these settings of TLS and SASL."""
 
 
-class ClientRefused(Fatal):
+class ClientRefused(BrokerUnreachable):
     """The broker and this client do not trust each other."""
 
     def __init__(self, bootstrap: str, what: str, why: str) -> None:
-        super().__init__(
+        StreamsError.__init__(
+            self,
             f"Cannot {what}: Kafka and this client do not trust each other at {bootstrap} ({why}). "
-            "Correct the security protocol, the user name and the password, or the certificates."
+            "Correct the security protocol, the user name and the password, or the certificates.",
         )
 
 
