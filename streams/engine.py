@@ -102,6 +102,8 @@ class Engine:
                     await stage.finish()
                 except Rewound:
                     log.info("%s: moved on while it was given up", stage.group.name)
+        self.context.metrics.lag.clear()  # whoever takes them over tells of them; what is kept follows at once
+        self.context.metrics.held.clear()
         self._bind()
 
     def _bind(self) -> None:
@@ -140,14 +142,15 @@ class Engine:
         end = records[-1].offset + 1
         if self._flow is not None:
             end = max(end, self._flow.position(partition))
-        topic, number = partition
-        self.context.metrics.lag.labels(topic, number).set(max(0, highwater - end))
         try:
             for stage in stages:
                 await stage.take(records, end)
         except Rewound:
             self._reread(partition)
         await self.advance()
+        topic, number = partition
+        # the flow counts this poll as delivered when we return
+        self.context.metrics.lag.labels(topic, number).set(max(0, highwater - end))
 
     async def idle(self) -> None:
         """Goes on with what waits."""
@@ -169,6 +172,19 @@ class Engine:
                     await stage.work()
                 except Rewound:
                     self._reread(partition)
+        self._measure()
+
+    def _measure(self) -> None:
+        """Says how far every partition lags and how many requests wait in it, whether or not a poll came."""
+        metrics, flow = self.context.metrics, self._flow
+        for partition in self.stages:
+            topic, number = partition
+            if flow is not None:
+                lag = flow.highwater(partition) - flow.position(partition)
+                metrics.lag.labels(topic, number).set(max(0, lag))
+            scorer = self._scorer(partition)
+            if scorer is not None:
+                metrics.held.labels(topic, number).set(len(scorer.pending))
 
     def _look(self) -> None:
         flow = self._flow

@@ -228,7 +228,12 @@ class Carrier:
 
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """See `Flow`."""
-        return await self._kafka.ends(partitions)
+        ends = await self._kafka.ends(partitions)
+        for partition, end in ends.items():
+            # no poll tells where a log ends that is not read on for a while
+            if (reading := self.readings.get(partition)) is not None:
+                reading.highwater = max(reading.highwater, end)
+        return ends
 
     def _reading(self, partition: Partition) -> Reading:
         return self.readings.get(partition) or self._released[partition]

@@ -262,7 +262,8 @@ async def _watch(carrier: Carrier, patience: float) -> NoReturn:
         call, before = carrier.in_hand, call
         waiting = {} if call is not None and call == before else carrier.waiting()
         try:
-            ends = await carrier.ends(list(waiting))
+            # of all: how far one lags is told while it is not read on, too
+            ends = await carrier.ends(list(carrier.readings))
         except BrokerUnreachable:
             ends = {}
         watchdog.look(time.monotonic(), waiting, ends)

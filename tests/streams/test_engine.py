@@ -133,6 +133,50 @@ async def test_a_request_waits_for_a_source_that_is_behind() -> None:
     assert predictions(house)[0].as_of[house.project.sources[1].topic + "/0"] == 2
 
 
+def gauge(worker: Worker, name: str, partition: Partition) -> float | None:
+    labels = {"topic": partition.topic, "partition": str(partition.number)}
+    return worker.engine.context.metrics.registry.get_sample_value(name, labels)
+
+
+async def test_requests_that_wait_are_counted_until_they_are_scored() -> None:
+    house = House(build("engine"), 1)
+    produce(
+        house, payment("p0", DAY), payment("p1", DAY + 1), verdict("x", DAY - HOUR), verdict("y", 2 * DAY)
+    )
+    worker = await house.worker(largest=1)
+    payments, verdicts = (Partition(source.topic, 0) for source in house.project.sources)
+
+    await worker.engine.polled(verdicts, [r for r in house.log.records[verdicts][:1] if r], 2)
+    worker.seek(verdicts, 1)
+    await worker.engine.polled(payments, [r for r in house.log.records[payments] if r], 2)
+    worker.seek(payments, 2)
+    assert gauge(worker, "headrace_held_requests", payments) == 2
+
+    await worker.run()
+    assert gauge(worker, "headrace_held_requests", payments) == 0
+
+
+async def test_a_partition_lags_by_what_is_not_delivered_whether_or_not_polls_come(house: House) -> None:
+    produce(house, payment("p0", 0))
+    worker = await house.worker()
+    await worker.run()
+    payments = house.project.sources[0].topic
+    partition = next(p for p in worker.partitions if p.topic == payments and house.log.records[p])
+    assert gauge(worker, "headrace_lag_records", partition) == 0
+
+    produce(house, *(payment(f"q{k}", HOUR) for k in range(3)))  # of the same card
+    await worker.engine.idle()
+    assert gauge(worker, "headrace_lag_records", partition) == 3
+
+    records = [r for r in house.log.records[partition][1:3] if r]
+    await worker.engine.polled(partition, records, 4)
+    assert gauge(worker, "headrace_lag_records", partition) == 1
+
+    await worker.engine.revoked(worker.partitions)
+    assert gauge(worker, "headrace_lag_records", partition) is None
+    assert gauge(worker, "headrace_held_requests", partition) is None
+
+
 async def test_a_request_is_scored_at_the_end_of_a_log_whose_last_offset_holds_no_record(
     house: House,
 ) -> None:

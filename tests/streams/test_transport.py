@@ -238,6 +238,26 @@ async def test_a_partition_that_is_not_wanted_waits_and_the_others_go_on(
     assert store.values[held] == numbers(0, 1800)[1::3]
 
 
+async def test_where_a_partition_ends_is_known_while_it_is_not_wanted(
+    broker: Broker, topic_prefix: str
+) -> None:
+    topic = f"{topic_prefix}.a"
+    broker.create_topic(topic, 1)
+    write(broker, topic, numbers(0, 10))
+    store = Store()
+    processor = Folding(store)
+    partition = Partition(topic, 0)
+    async with working(processor, {topic: 1}, broker, patience=0.6):
+        await store.until(lambda: store.count == 10)
+        processor.unwanted.add(partition)
+        write(broker, topic, numbers(10, 20))
+        await store.until(
+            lambda: processor.flow.highwater(partition) == 20
+        )  # idle turns look again and again
+        processor.unwanted.clear()
+        await store.until(lambda: store.count == 20)
+
+
 class Rewinding(Folding):
     """Finds, at its third poll of each partition, that its store went back to offset 5."""
 
