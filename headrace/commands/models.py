@@ -83,10 +83,14 @@ async def _told(model: Any, store: Any, deployment: Any, key: Any) -> dict[str, 
     }
     if sealed is None:
         return told
-    header = peek(sealed, [key])
-    cells = dict(await store.fields(keys.kept(tag)))
-    monitor: Any = open_sealed(cells[b"monitor"], [key], ("models.monitor", "models.task")).learner
-    board = monitor.progressive
+    while True:
+        header = peek(sealed, [key])
+        cells = dict(await store.fields(keys.kept(tag)))
+        monitor = open_sealed(cells[b"monitor"], [key], ("models.monitor", "models.task"))
+        if monitor.position == header.position:
+            break
+        sealed = await store.get(keys.model(tag))  # a worker has published between the two reads
+    board = monitor.learner.progressive
     return told | {
         "version": header.version,
         "digest": header.digest,
