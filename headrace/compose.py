@@ -28,6 +28,7 @@ from streams.errors import DeliveryRefused, StreamsError
 from streams.log import LogReader
 from streams.metrics import Metrics
 from streams.producer import Headers, Outgoing, Producer
+from streams.recall import LogRecall
 from streams.security import Kafka
 from streams.worker import run
 
@@ -93,8 +94,18 @@ async def work(
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:
         feed = ModelFeed(store, deployment, [key], allow=loaded.modules)
+        recall = LogRecall(bootstrap)
         context = Context(
-            deployment, store, producer, feed, key, loaded.modules, _now_ms, metrics or Metrics(), hold=hold
+            deployment,
+            store,
+            producer,
+            feed,
+            key,
+            loaded.modules,
+            _now_ms,
+            metrics or Metrics(),
+            recall,
+            hold=hold,
         )
         engine = Engine(context, roles)
         whole = frozenset(roles) == frozenset(ROLES)
@@ -114,6 +125,7 @@ async def work(
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            await recall.close()
 
 
 async def serve(

@@ -6,6 +6,7 @@ import asyncio
 import platform
 import socket
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,8 +22,10 @@ from streams.admin import Admin
 from streams.errors import StreamsError
 from streams.security import Brokers
 
+from .describe import pending
 from .errors import told
 from .opening import open_project
+from .output import size
 from .settings import Settings
 from .topics import FOREVER, RETENTION, differences, wanted_topics
 
@@ -39,6 +42,8 @@ _PACKAGES = (
 )
 _OLDEST_PYTHON = (3, 11)
 _OLDEST_REDIS = (6, 2)
+_DAY = 86_400  # seconds
+_ROOMY = 0.7  # of max_pending: a peak is above the mean of a day
 
 
 class Finding(NamedTuple):
@@ -137,7 +142,9 @@ def _kafka(brokers: Brokers, project: Project | None) -> list[Finding]:
                         "use it for demos only",
                     )
                 )
-            return findings if project is None else findings + _topics(admin, project)
+            if project is None:
+                return findings
+            return [*findings, *_topics(admin, project), *_waiting(admin, project)]
     except StreamsError as error:
         parts = told(error)
         return [
@@ -175,6 +182,33 @@ def _topics(admin: Admin, project: Project) -> list[Finding]:
         level: Level = "error" if d.fatal else "warning"
         findings.append(
             Finding(level, d.topic, f"{d.setting} is {d.found}, the project needs {d.wanted}", d.fix)
+        )
+    return findings
+
+
+def _waiting(admin: Admin, project: Project) -> list[Finding]:
+    """Returns what waiting predictions will take at the rate of the last day."""
+    found = admin.found(
+        [topic for model in project.models for topic in (model.spec.request.topic, model.log_topic)]
+    )
+    findings: list[Finding] = []
+    for model in project.models:
+        request, own = found.get(model.spec.request.topic), found.get(model.log_topic)
+        if model.spec.label is None or request is None or own is None:
+            continue
+        count = admin.since(model.spec.request.topic, request.partitions, round(1000 * (time.time() - _DAY)))
+        p = pending(model, count / _DAY)
+        tight = p.waiting > _ROOMY * p.max_pending * own.partitions
+        findings.append(
+            Finding(
+                "warning" if tight else "ok",
+                f"waiting predictions of {model.name}",
+                f"{p.per_second:.3g}/s in the last day x {p.horizon}: {p.waiting:,}, {size(p.bytes_total)} in Redis, "
+                f"{size(p.memory_total)} in the workers; the join stands still at {p.max_pending * own.partitions:,}",
+                'give its label vectors="log" or a larger max_pending: docs/how-to/long-horizons.md'
+                if tight
+                else "",
+            )
         )
     return findings
 

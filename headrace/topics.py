@@ -67,8 +67,9 @@ def wanted_topics(project: Project, partitions: int | None = None) -> list[Topic
 def retentions(project: Project) -> dict[str, int]:
     """Returns how long each topic must be kept, in milliseconds; -1 is for ever.
 
-    A source: as long as a window reaches back, and as a label may take. A model's log: as long as a label may take.
-    Its samples: for ever, since any version is rebuilt from them.
+    A source: as long as a window reaches back, and as a label may take. A model's log: as long as a label may take;
+    where vectors wait in it alone also as long as a correction may, where these are learned, and a week in which its
+    labels may stand still. Its samples: for ever, since any version is rebuilt from them.
     """
     horizon = {
         model.name: model.spec.label.within + model.spec.label.source.lateness if model.spec.label else 0
@@ -81,7 +82,10 @@ def retentions(project: Project) -> dict[str, int]:
         longest = max(reaches, default=source.lateness)
         kept[source.topic] = FOREVER if longest >= UNBOUNDED else max(_WEEK, longest + max(asked, default=0))
     for model in project.models:
-        kept[model.log_topic] = max(_WEEK, horizon[model.name])
+        label = model.spec.label
+        corrections = label.within if label is not None and label.learn_corrections else 0
+        alone = corrections + _WEEK if label is not None and label.vectors == "log" else 0
+        kept[model.log_topic] = max(_WEEK, horizon[model.name] + alone)
         kept[model.samples_topic] = FOREVER
     return kept
 

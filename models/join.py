@@ -21,6 +21,9 @@ A time has *passed* when a clock is later than it. What an event id goes through
              counted
 ```
 
+Where predictions are, keepers know: `join_cells` keeps each whole, `join_chunks` only names its record in the log. What
+leaves does not depend on it.
+
 Each record first moves the clocks, then lets leave what is due, in (deadline, id) order, then takes effect;
 only a label in time is never beaten by the expiry that it causes itself.
 """
@@ -28,176 +31,86 @@ only a label in time is never beaten by the expiry that it causes itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush, merge
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Raw, Struct
 
-from models.errors import ModelError
+from models.join_cells import API, DONE, FOREIGN, KNOWN, Cells, Fields, Held, Keeper, Label, Writes
+from models.join_chunks import Chunks
+from models.join_clocks import NEVER, Clocks, seen
+from models.join_rules import JoinRules, RulesError
 from models.records import (
     FALLBACK,
+    Body,
     LabelRecord,
+    LoggedPrediction,
     LogRecord,
     PredictionRecord,
     ProgressRecord,
     Sample,
-    Scalar,
-    Score,
-    Value,
 )
 
-__all__ = ["Join", "JoinRules", "RulesError"]
+__all__ = ["Join", "JoinRules", "Leaving", "RulesError", "portions", "settle"]
 
-_NEVER = -(2**60)  # earlier than every time, and still an int64 after any sum of durations
-_LONGEST = 2**53
 _REVISIONS = 8  # labels kept of an id whose prediction has not come: a retrying producer must not grow a cell
 
-
-_Label = tuple[int, Scalar]  # its time, its value
-
-
-class RulesError(ModelError):
-    """The stored join was folded by other rules: start a new version of the model beside the old one."""
+_Prediction = LoggedPrediction | PredictionRecord
+Kind = Literal["label", "absent", "correction"]
 
 
-class JoinRules(Struct, frozen=True, kw_only=True):
-    """When a prediction meets its label. Durations are in milliseconds.
+class Leaving(Struct, gc=False):
+    """A sample on its way out. `settle` makes it whole once the record of its prediction is at hand.
 
     Attributes:
-        within: the horizon: a label counts up to and including `t + within`.
-        absent: what silence means; without a value a prediction that stays unlabelled is dropped.
-        silence: how long the label source may say nothing and still be taken for alive.
-        lateness: how late a record of the sources may be; also how long an id is remembered.
-        counts: of several labels the first in the log, or the last in event time (samples then leave at the
-            horizon).
-        learn_corrections: a label after the sample left leaves as a sample of its own.
-        max_pending: predictions and early labels that may wait before `Join.full`.
-        feeds: groups of the label source that must have been heard before anything can be absent.
+        at: the offset of that record; -1 where the body is here.
+        due: its deadline, if that is why it leaves: those of one deadline leave in the order of their ids.
+        known: the time of the record that released it.
+        offset: of that record.
+        index: among what that record released.
     """
 
-    within: int
-    absent: Scalar | UnsetType | None = UNSET
-    silence: int = 0
-    lateness: int = 0
-    counts: Literal["first", "last"] = "first"
-    learn_corrections: bool = False
-    max_pending: int = 1_000_000
-    feeds: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("within", "silence", "lateness"):
-            if not 0 <= getattr(self, name) <= _LONGEST:
-                raise ValueError(f"{name}={getattr(self, name)} ms: expected 0 to {_LONGEST}")
-        if self.max_pending < 1:
-            raise ValueError(f"max_pending={self.max_pending}: expected at least 1")
-
-
-class _Waiting(Struct, array_like=True, gc=False):
-    """A prediction whose sample has not left, with the labels in time and beyond the horizon so far."""
-
+    ident: str
     t: int
-    origin: Literal["api", "stream"]
-    vector: list[Value]
-    score: Score
-    version: int
-    fingerprint: str
-    event: bytes
-    label: _Label | None = None
-    beyond: _Label | None = None
-
-
-class _Done(Struct, array_like=True, gc=False):
-    """A prediction whose wait is over: time of the label that counted, the rest while it may be corrected."""
-
-    deadline: int
-    label_t: int | None
-    kept: _Waiting | None
+    kind: Kind
+    label: Label
+    body: Body | None
+    at: int
+    due: int | None
+    known: int
+    offset: int
+    index: int
 
 
 class _Early(Struct, array_like=True, gc=False):
     """Labels, in time order, whose prediction has not come; `fallback` when only a fallback score has."""
 
     until: int
-    labels: list[_Label]
+    labels: list[Label]
     fallback: bool = False
 
 
-class _Clock(Struct, array_like=True, gc=False):
-    now: int = _NEVER
-    before: int = _NEVER
-    ident: str = ""
-
-    def witness(self, ident: str, t: int) -> bool:
-        """Whether the clock moved."""
-        before = self.before
-        if ident == self.ident and before != _NEVER:
-            return False
-        self.before, self.ident = t, ident
-        return self.reach(t if t < before else before)
-
-    def reach(self, time: int) -> bool:
-        if time <= self.now:
-            return False
-        self.now = time
-        return True
+class _Head(Struct, array_like=True):
+    rules: bytes  # first in every format
 
 
-class _Feed(Struct, array_like=True, gc=False):
-    """One group of the label source: everything before `next` was seen."""
-
-    next: int = 0
-    clock: _Clock = field(default_factory=_Clock)
+class _Meta(_Head, array_like=True):
+    clocks: Clocks
 
 
-class _Meta(Struct, array_like=True):
-    rules: bytes
-    predictions: _Clock
-    labels: int
-    feeds: dict[str, _Feed]
-
-
-# Dicts keep their order: a score must leave in the bytes it came in, whichever way it took.
 _encode = msgspec.msgpack.Encoder().encode
-_waiting = msgspec.msgpack.Decoder(_Waiting).decode
-_done = msgspec.msgpack.Decoder(_Done).decode
 _early = msgspec.msgpack.Decoder(_Early).decode
+_head = msgspec.msgpack.Decoder(_Head).decode
 _meta = msgspec.msgpack.Decoder(_Meta).decode
-
-
-class _Cells:
-    """The encoded cells of one stage, by event id, with what changed since the caller last asked."""
-
-    __slots__ = ("bytes", "changed", "of", "prefix")
-
-    def __init__(self, prefix: bytes) -> None:
-        self.of: dict[str, bytes] = {}
-        self.bytes = 0
-        self.changed: dict[str, None] = {}  # a set whose order is that of the log
-        self.prefix = prefix
-
-    def put(self, ident: str, cell: bytes) -> None:
-        old = self.of.get(ident)
-        self.bytes += len(cell) if old is None else len(cell) - len(old)
-        self.of[ident] = cell
-        self.changed[ident] = None
-
-    def drop(self, ident: str) -> None:
-        self.bytes -= len(self.of.pop(ident))
-        self.changed[ident] = None
-
-    def take(self, into: dict[bytes, bytes | None]) -> None:
-        prefix, of = self.prefix, self.of
-        into.update({prefix + ident.encode(): of.get(ident) for ident in self.changed})
-        self.changed.clear()
 
 
 class Join:
     """The fold of one partition of a model's log, named `group`, into samples.
 
-    Its state is the set of its cells: `load` of all cells continues exactly. The caller persists
-    `take_writes` atomically with the position in the log and pauses the partition while `full`.
+    Its state is the set of its cells: `load` of all cells continues exactly, with vectors kept here or there. The
+    caller persists `take_writes` atomically with the position in the log and pauses the partition while `full`.
     """
 
     def __init__(self, rules: JoinRules, group: str) -> None:
@@ -208,28 +121,30 @@ class Join:
         self._absent = None if rules.absent is UNSET else rules.absent
         self._first = rules.counts == "first"
         self._slack = rules.silence - rules.lateness
-        self._memory = rules.lateness + (rules.within if rules.learn_corrections else 0)
 
-        self._meta = _Meta(_rules_bytes(rules), _Clock(), _NEVER, {name: _Feed() for name in rules.feeds})
-        self._passed = _NEVER  # the earlier of the two clocks, what is due is due by it
+        self._clocks = Clocks.expecting(rules.feeds)
+        self._passed = NEVER  # the earlier of the two clocks, what is due is due by it
+        self._due = self._remembered = NEVER  # what is older is due, or forgotten
         self._moved = False
-        self._waiting = _Cells(b"p")
-        self._done = _Cells(b"d")
-        self._early = _Cells(b"e")
 
-        # (time, id): an entry stays when its id moves on, and is recognised as stale when it comes up.
-        self._due: list[tuple[int, str]] = []
-        self._forget: list[tuple[int, str]] = []
+        cells, chunks = Cells(), Chunks(exact=not self._first)
+        self._by_kind: dict[bytes, Keeper] = {b"p": cells, b"d": cells, b"c": chunks, b"n": chunks}
+        # The first takes what comes; a second one has what came while the rules said otherwise.
+        self._keepers: list[Keeper] = [cells if rules.vectors == "redis" else chunks]
+        self._whole = rules.vectors == "redis"
+        self._early = Fields(b"e")
+        # (time, id): an entry stays when its id moves on, and is recognised as stale when it comes up
         self._give_up: list[tuple[int, str]] = []
 
         self._handlers: dict[type, Callable[[Any], None]] = {
+            LoggedPrediction: self._on_prediction,
             PredictionRecord: self._on_prediction,
             LabelRecord: self._on_label,
             ProgressRecord: self._on_progress,
         }
         self._folded = -1
-        self._t = _NEVER  # time of the record that is folded
-        self._out: list[Sample] = []
+        self._t = NEVER  # time of the record that is folded
+        self._out: list[Leaving] = []
 
     @classmethod
     def load(cls, rules: JoinRules, group: str, cells: Iterable[tuple[bytes, bytes]]) -> Join:
@@ -239,17 +154,20 @@ class Join:
             RulesError: they were folded by other rules.
         """
         join = cls(rules, group)
-        for key, cell in cells:
-            join._restore(key[:1], key[1:].decode(), cell)
-        for heap in (join._due, join._forget, join._give_up):
-            heapify(heap)
-        for stage in (join._waiting, join._done, join._early):
-            stage.changed.clear()
+        stored = dict(cells)
+        if b"m" in stored:
+            join._resume(stored.pop(b"m"))
+        for key, cell in stored.items():
+            join._restore(key[:1], key[1:], cell)
+        for keeper in join._keepers:
+            keeper.restored()
+        heapify(join._give_up)
+        join._early.changed.clear()
         join._pass()
         return join
 
-    def fold(self, record: LogRecord, offset: int) -> list[Sample]:
-        """The samples that the record at `offset` releases, in order. Offsets must rise."""
+    def step(self, record: LoggedPrediction | LogRecord, offset: int) -> list[Leaving]:
+        """What the record at `offset` releases, in order but for ids of one deadline. Offsets must rise."""
         if offset <= self._folded:
             raise ValueError(
                 f"{self._group}: offset {offset} after {self._folded}: fold each record once, in order"
@@ -260,27 +178,34 @@ class Join:
         self._handlers[record.__class__](record)
         return self._out
 
-    def take_writes(self) -> dict[bytes, bytes | None]:
+    def fold(self, record: LogRecord, offset: int) -> list[Sample]:
+        """The samples that the record at `offset` releases, in order, where vectors do not wait in the log."""
+        return settle(self.step(record, offset), {}, self._group)
+
+    def take_writes(self) -> Writes:
         """Cells that changed since the last call, by key: absolute values, None to delete."""
-        writes: dict[bytes, bytes | None] = {b"m": _encode(self._meta)} if self._moved else {}
+        writes: Writes = {}
+        if self._moved:
+            writes[b"m"] = _encode(_Meta(self._rules.digest(), self._clocks))
         self._moved = False
-        for stage in (self._waiting, self._done, self._early):
-            stage.take(writes)
+        for keeper in self._keepers:
+            keeper.take(writes)
+        self._early.take(writes)
         return writes
 
     @property
     def pending_count(self) -> int:
         """Predictions that wait for a label, and labels that wait for a prediction."""
-        return len(self._waiting.of) + len(self._early.of)
+        return sum(keeper.waiting for keeper in self._keepers) + len(self._early.of)
 
     @property
     def pending_bytes(self) -> int:
         """Bytes of all cells but the clocks', keys not counted."""
-        return self._waiting.bytes + self._done.bytes + self._early.bytes
+        return sum(keeper.stored for keeper in self._keepers) + self._early.bytes
 
     @property
     def full(self) -> bool:
-        """Whether the quota is reached."""
+        """Whether the quota is reached. Nothing makes room but a larger one: labels come through the same log."""
         return self.pending_count >= self._rules.max_pending
 
     def early_label(self, ident: str) -> int | None:
@@ -292,38 +217,33 @@ class Join:
     @property
     def oldest_pending(self) -> int | None:
         """Time of the waiting prediction that is due first."""
-        while self._due:
-            deadline, ident = self._due[0]
-            cell = self._waiting.of.get(ident)
-            if cell is not None and _waiting(cell).t + self._rules.within == deadline:
-                return deadline - self._rules.within
-            heappop(self._due)
-        return None
+        times = [t for t in (keeper.oldest() for keeper in self._keepers) if t is not None]
+        return min(times, default=None)
 
     @property
     def prediction_clock(self) -> int | None:
         """How far the predictions have come, in event time."""
-        return _seen(self._meta.predictions.now)
+        return seen(self._clocks.predictions.now)
 
     @property
     def label_clock(self) -> int | None:
         """How far all known groups of the label source have come, `silence` and `lateness` left out."""
-        return _seen(self._meta.labels)
+        return seen(self._clocks.labels)
 
     # -- what a record does ----------------------------------------------------------------------------------
 
-    def _on_prediction(self, record: PredictionRecord) -> None:
-        if self._meta.predictions.witness(record.id, record.t):
+    def _on_prediction(self, record: _Prediction) -> None:
+        if self._clocks.predictions.witness(record.id, record.t):
             self._pass()
         self._expire()
         if FALLBACK in record.flags:
             self.counters["prediction_fallback"] += 1
             self._mark_fallback(record)
-        elif record.id in self._done.of:
+            return
+        found = self._find(record.id)
+        if found is not None:
             self.counters["prediction_duplicate"] += 1
-        elif record.id in self._waiting.of:
-            self.counters["prediction_duplicate"] += 1
-            self._prefer_api(record)
+            self._prefer_api(record, *found)
         elif record.t + self._rules.within + self._rules.lateness < self._passed:
             # Its id may have been forgotten: it cannot be told from a repeat.
             self.counters["prediction_late"] += 1
@@ -331,144 +251,142 @@ class Join:
             self._meet(record, self._take_early(record.id))
 
     def _on_label(self, record: LabelRecord) -> None:
-        feed = self._feed(record.source)
+        feed = self._clocks.feed(record.source)
         if record.offset < feed.next:
             self.counters["label_repeated"] += 1
             return
         feed.next = record.offset + 1
-        if feed.clock.witness(record.id, record.t):
-            self._pass_labels()
+        if feed.clock.witness(record.id, record.t) and self._clocks.heard():
+            self._pass()
         ident, label = record.id, (record.t, record.label)
-        cell = self._waiting.of.get(ident)
-        if cell is not None:
-            waiting = _waiting(cell)
-            if record.t <= waiting.t + self._rules.within:
-                self._expire(held=ident)
-                self._label_waiting(ident, waiting, label)
-                return
-        self._expire()
-        if ident in self._waiting.of:
-            self._label_waiting(ident, _waiting(self._waiting.of[ident]), label)
-        elif ident in self._done.of:
-            self._label_done(ident, label)
-        else:
+        found = self._find(ident)
+        if found is not None and not found[2].done and record.t <= found[2].t + self._rules.within:
+            self._expire(*found[:2])
+        elif self._expire():
+            found = self._find(ident)
+        if found is None:
             self._label_early(ident, label)
+            return
+        keeper, key, held = found
+        if held.done:
+            self._correct(ident, held, label)
+        else:
+            self._give(ident, held, label)
+        keeper.put(key, held)
 
     def _on_progress(self, record: ProgressRecord) -> None:
-        feed = self._feed(record.source)
+        feed = self._clocks.feed(record.source)
         if record.offset < feed.next:
             self.counters["progress_repeated"] += 1
             return
         feed.next = record.offset
         # Progress is a clock already, guarded against strays where it was made.
-        if feed.clock.reach(record.t):
-            self._pass_labels()
+        if feed.clock.reach(record.t) and self._clocks.heard():
+            self._pass()
         self._expire()
 
-    def _feed(self, group: str) -> _Feed:
-        feed = self._meta.feeds.get(group)
-        if feed is None:
-            feed = self._meta.feeds[group] = _Feed()
-        return feed
+    # -- predictions -----------------------------------------------------------------------------------------
 
-    # -- stages ----------------------------------------------------------------------------------------------
+    def _find(self, ident: str) -> tuple[Keeper, Any, Held] | None:
+        for keeper in self._keepers:
+            found = keeper.find(ident)
+            if found is not None:
+                return keeper, *found
+        return None
 
-    def _meet(self, record: PredictionRecord, labels: list[_Label]) -> None:
+    def _meet(self, record: _Prediction, labels: list[Label]) -> None:
         """Lets a prediction wait, unless one of the labels that came before it makes it leave at once."""
-        waiting = _Waiting(
-            record.t,
-            record.origin,
-            record.vector,
-            record.score,
-            record.version,
-            record.fingerprint,
-            bytes(record.event),
-        )
+        flags = KNOWN
+        if record.origin == "api":
+            flags |= API
+        if self._rules.only not in (None, record.fingerprint):
+            flags |= FOREIGN
+        held = Held(record.t, flags)
+        if not self._whole:
+            held.at = self._folded
+        elif not flags & FOREIGN:
+            held.body = Body.of(record)
         for label in labels:
-            if self._take(record.id, waiting, label):
-                return
-        self._waiting.put(record.id, _encode(waiting))
-        heappush(self._due, (record.t + self._rules.within, record.id))
+            if self._give(record.id, held, label):
+                break
+        self._keepers[0].add(record.id, held)
 
-    def _prefer_api(self, record: PredictionRecord) -> None:
-        waiting = _waiting(self._waiting.of[record.id])
-        if record.origin == "api" and waiting.origin == "stream":
-            self._waiting.drop(record.id)
-            self._meet(
-                record, sorted((label for label in (waiting.label, waiting.beyond) if label), key=_time)
-            )
+    def _prefer_api(self, record: _Prediction, keeper: Keeper, key: Any, held: Held) -> None:
+        if record.origin == "api" and not held.done and not held.flags & API:
+            keeper.drop(key)
+            self._meet(record, sorted((label for label in (held.label, held.beyond) if label), key=_time))
 
-    def _label_waiting(self, ident: str, waiting: _Waiting, label: _Label) -> None:
-        if self._take(ident, waiting, label):
-            self._waiting.drop(ident)
-        else:
-            self._waiting.put(ident, _encode(waiting))
-
-    def _take(self, ident: str, waiting: _Waiting, label: _Label) -> bool:
+    def _give(self, ident: str, held: Held, label: Label) -> bool:
         """Gives a label to a waiting prediction; whether its sample left."""
-        in_time = label[0] <= waiting.t + self._rules.within
+        in_time = label[0] <= held.t + self._rules.within
         if not self._first:
             if in_time:
-                waiting.label = self._later(waiting.label, label)
+                held.label = self._later(held.label, label)
             else:
-                waiting.beyond = self._later(waiting.beyond, label)
+                held.beyond = self._later(held.beyond, label)
             return False
-        if waiting.beyond is not None:
+        if held.beyond is not None:
             self.counters["label_duplicate"] += 1
             return False
         if not in_time:
-            waiting.beyond = label
+            held.beyond = label
             return False
-        waiting.label = label
-        self._leave(ident, waiting)
+        held.label = label
+        self._leave(ident, held, None)
         return True
 
-    def _later(self, held: _Label | None, label: _Label) -> _Label:
-        if held is None:
+    def _later(self, before: Label | None, label: Label) -> Label:
+        if before is None:
             return label
         self.counters["label_revised"] += 1
-        return label if label[0] >= held[0] else held
+        return label if label[0] >= before[0] else before
 
-    def _leave(self, ident: str, waiting: _Waiting) -> None:
+    def _leave(self, ident: str, held: Held, due: int | None) -> None:
         """Ends the wait: with the label that counts, else as absent, else dropped."""
-        deadline = waiting.t + self._rules.within
-        label = waiting.label
+        label, beyond = held.label, held.beyond
         if label is not None:
             self.counters["label_joined"] += 1
-            self._release(ident, waiting, "label", label)
+            self._release(ident, held, "label", label, due)
         elif self._absent is not None:
             self.counters["prediction_absent"] += 1
-            self._release(ident, waiting, "absent", (deadline, self._absent))
+            self._release(ident, held, "absent", (held.t + self._rules.within, self._absent), due)
         else:
             self.counters["prediction_unlabelled"] += 1
-        self._remember(ident, waiting, deadline)
-        if waiting.beyond is not None:
-            self._label_done(ident, waiting.beyond)
+        held.flags |= DONE
+        held.label_t = None if label is None else label[0]
+        held.label = held.beyond = None
+        if not (self._rules.learn_corrections and (label is None or not self._first)):
+            held.body = None
+        if beyond is not None:
+            self._correct(ident, held, beyond, due)
 
-    def _remember(self, ident: str, waiting: _Waiting, deadline: int) -> None:
-        kept = None
-        if self._rules.learn_corrections and (waiting.label is None or not self._first):
-            kept = msgspec.structs.replace(waiting, label=None, beyond=None)
-        self._done.put(ident, _encode(_Done(deadline, _time(waiting.label) if waiting.label else None, kept)))
-        heappush(self._forget, (deadline + self._memory, ident))
-
-    def _label_done(self, ident: str, label: _Label) -> None:
-        done = _done(self._done.of[ident])
-        if done.label_t is not None and (self._first or label[0] <= done.label_t):
+    def _correct(self, ident: str, held: Held, label: Label, due: int | None = None) -> None:
+        """Takes a label of a prediction that is done."""
+        if held.label_t is not None and (self._first or label[0] <= held.label_t):
             self.counters["label_duplicate"] += 1
             return
         self.counters["label_correction"] += 1
-        if done.kept is not None:
-            self._release(ident, done.kept, "correction", label)
-        done.label_t = label[0]
+        if self._rules.learn_corrections:
+            self._release(ident, held, "correction", label, due)
+        held.label_t = label[0]
         if self._first:
-            done.kept = None
-        self._done.put(ident, _encode(done))
+            held.body = None
 
-    def _label_early(self, ident: str, label: _Label) -> None:
+    def _release(self, ident: str, held: Held, kind: Kind, label: Label, due: int | None) -> None:
+        if held.flags & FOREIGN:
+            self.counters["sample_foreign"] += 1
+            return
+        index = len(self._out)
+        self._out.append(
+            Leaving(ident, held.t, kind, label, held.body, held.at, due, self._t, self._folded, index)
+        )
+
+    # -- labels without a prediction -------------------------------------------------------------------------
+
+    def _label_early(self, ident: str, label: Label) -> None:
         until = label[0] + self._rules.within + self._rules.lateness
         cell = self._early.of.get(ident)
-        if cell is None and until < self._meta.predictions.now:
+        if cell is None and until < self._clocks.predictions.now:
             self.counters["label_unknown"] += 1
             return
         early = _Early(until, []) if cell is None else _early(cell)
@@ -478,19 +396,19 @@ class Join:
         self._revise(early.labels, label)
         self._keep_early(ident, early, until)
 
-    def _revise(self, labels: list[_Label], label: _Label) -> None:
+    def _revise(self, labels: list[Label], label: Label) -> None:
         others = [other for other in labels if other[0] != label[0]]
         kept = sorted([*others, label], key=_time)[-_REVISIONS:]
         self.counters["label_revised"] += len(labels) + 1 - len(kept)
         labels[:] = kept
 
-    def _mark_fallback(self, record: PredictionRecord) -> None:
+    def _mark_fallback(self, record: _Prediction) -> None:
         """Remembers that the id was scored, so that its label is not counted as one of an unknown event."""
         until = record.t + self._rules.within + self._rules.lateness
-        if record.id in self._waiting.of or record.id in self._done.of:
+        if self._find(record.id) is not None:
             return
         cell = self._early.of.get(record.id)
-        if cell is not None or until >= self._meta.predictions.now:
+        if cell is not None or until >= self._clocks.predictions.now:
             early = _Early(until, []) if cell is None else _early(cell)
             early.fallback = True
             self._keep_early(record.id, early, until)
@@ -500,7 +418,7 @@ class Join:
         self._early.put(ident, _encode(early))
         heappush(self._give_up, (early.until, ident))
 
-    def _take_early(self, ident: str) -> list[_Label]:
+    def _take_early(self, ident: str) -> list[Label]:
         cell = self._early.of.get(ident)
         if cell is None:
             return []
@@ -511,47 +429,30 @@ class Join:
 
     def _pass(self) -> None:
         """Reads the clocks, after one of them moved."""
-        meta = self._meta
-        predictions = meta.predictions.now
-        labels = meta.labels + self._slack
+        predictions = self._clocks.predictions.now
+        labels = self._clocks.labels + self._slack
         self._passed = labels if labels < predictions else predictions
+        self._due = self._passed - self._rules.within
+        self._remembered = self._due - self._rules.memory
+        for keeper in self._keepers:
+            keeper.forget(self._remembered)
 
-    def _pass_labels(self) -> None:
-        slowest = before = self._meta.labels
-        for feed in self._meta.feeds.values():
-            now = feed.clock.now
-            if now <= before:
-                return
-            if now < slowest or slowest == before:
-                slowest = now
-        self._meta.labels = slowest
-        self._pass()
-
-    def _expire(self, held: str | None = None) -> None:
-        passed = self._passed
-        if self._due and self._due[0][0] < passed:
-            self._expire_due(passed, held)
-        while self._forget and self._forget[0][0] < passed:
-            self._done.drop(heappop(self._forget)[1])
-        while self._give_up and self._give_up[0][0] < self._meta.predictions.now:
+    def _expire(self, sparing: Keeper | None = None, spared: Any = None) -> bool:
+        """Lets leave what is due, but for one prediction; whether there was anything."""
+        ripe = False
+        for keeper in self._keepers:
+            if keeper.ripe(self._due, self._remembered):
+                ripe = True
+        if ripe:
+            due = (_due(keeper, self._due, spared if keeper is sparing else None) for keeper in self._keepers)
+            for keeper, ident, key, held in merge(*due, key=_due_time):
+                self._leave(ident, held, held.t)
+                keeper.put(key, held)
+            for keeper in self._keepers:
+                keeper.forget(self._remembered)
+        while self._give_up and self._give_up[0][0] < self._clocks.predictions.now:
             self._expire_early(*heappop(self._give_up))
-
-    def _expire_due(self, passed: int, held: str | None) -> None:
-        due, spared = self._due, []
-        while due and due[0][0] < passed:
-            entry = heappop(due)
-            if entry[1] == held:
-                spared.append(entry)
-            elif entry[1] in self._waiting.of:
-                self._expire_waiting(*entry)
-        for entry in spared:
-            heappush(due, entry)
-
-    def _expire_waiting(self, deadline: int, ident: str) -> None:
-        waiting = _waiting(self._waiting.of[ident])
-        if waiting.t + self._rules.within == deadline:
-            self._waiting.drop(ident)
-            self._leave(ident, waiting)
+        return ripe
 
     def _expire_early(self, until: int, ident: str) -> None:
         cell = self._early.of.get(ident)
@@ -562,61 +463,109 @@ class Join:
             self._early.drop(ident)
             self.counters["label_fallback" if early.fallback else "label_unknown"] += len(early.labels)
 
-    # -- in and out ------------------------------------------------------------------------------------------
-
-    def _release(
-        self, ident: str, waiting: _Waiting, kind: Literal["label", "absent", "correction"], label: _Label
-    ) -> None:
-        self._out.append(
-            Sample(
-                id=ident,
-                t=waiting.t,
-                label=label[1],
-                label_t=max(label[0], waiting.t),
-                known=max(label[0], waiting.t, self._t),
-                kind=kind,
-                vector=waiting.vector,
-                score=waiting.score,
-                version=waiting.version,
-                fingerprint=waiting.fingerprint,
-                origin=waiting.origin,
-                event=Raw(waiting.event),
-                source=self._group,
-                offset=self._folded,
-                index=len(self._out),
-            )
-        )
-
-    def _restore(self, kind: bytes, ident: str, cell: bytes) -> None:
-        if kind == b"p":
-            self._waiting.put(ident, cell)
-            self._due.append((_waiting(cell).t + self._rules.within, ident))
-        elif kind == b"d":
-            self._done.put(ident, cell)
-            self._forget.append((_done(cell).deadline + self._memory, ident))
-        elif kind == b"e":
+    def _restore(self, kind: bytes, name: bytes, cell: bytes) -> None:
+        if kind in self._by_kind:
+            keeper = self._by_kind[kind]
+            if keeper not in self._keepers:
+                self._keepers.append(keeper)
+            keeper.restore(kind, name, cell)
+        else:
+            ident = name.decode()
             self._early.put(ident, cell)
             self._give_up.append((_early(cell).until, ident))
-        else:
-            meta = _meta(cell)
-            if meta.rules != self._meta.rules:
-                raise RulesError(
-                    f"{self._group} was joined by {meta.rules.decode()} so far, the project says "
-                    f"{self._meta.rules.decode()}: give the model a new version, or restore the rules"
-                )
-            self._meta = meta
+
+    def _resume(self, cell: bytes) -> None:
+        before, now = _head(cell).rules, self._rules.digest()
+        if before != now:
+            raise RulesError(
+                f"{self._group} was joined by {before.decode()} so far, the project says {now.decode()}",
+                why="what waits was judged by those rules, or stored in another format",
+                fix="give the model a new version, or restore the rules; another format is of another Headrace: "
+                "go back to it, or delete the join's keys, and it joins again what its log holds",
+            )
+        self._clocks = _meta(cell).clocks
 
 
-def _rules_bytes(rules: JoinRules) -> bytes:
-    """The rules that a sample depends on: a quota may change at any time."""
-    return msgspec.json.encode(
-        msgspec.structs.replace(rules, max_pending=1, feeds=tuple(sorted(rules.feeds)))
+def settle(left: Sequence[Leaving], logged: Mapping[int, LoggedPrediction], group: str) -> list[Sample]:
+    """The samples of what left a join, in their order.
+
+    Args:
+        left: what left, in the order of the join.
+        logged: the predictions of those that have no body, by offset.
+        group: the partition of the model's log.
+    """
+    samples: list[Sample] = []
+    begins, before = 0, None  # of what one record released at one deadline
+    for leaving in left:
+        ident, body = leaving.ident, leaving.body
+        if body is None:
+            record = logged[leaving.at]
+            ident, body = record.id, Body.of(record)
+        together = None if leaving.due is None else (leaving.offset, leaving.due)
+        if together is None or together != before:
+            _order(samples, begins)
+            begins, before = len(samples), together
+        samples.append(_sample(ident, leaving, body, group))
+    _order(samples, begins)
+    return samples
+
+
+def portions(left: Sequence[Leaving], size: int) -> Iterator[Sequence[Leaving]]:
+    """Parts of what left a join that can be settled one after the other: about `size`, cut between deadlines."""
+    begins = 0
+    for k in range(1, len(left)):
+        one, other = left[k - 1], left[k]
+        if k - begins >= size and (one.due is None or (one.offset, one.due) != (other.offset, other.due)):
+            yield left[begins:k]
+            begins = k
+    if begins < len(left):
+        yield left[begins:]
+
+
+def _due(keeper: Keeper, limit: int, spared: Any) -> Iterator[tuple[Keeper, str, Any, Held]]:
+    for ident, key, held in keeper.due(limit, spared):
+        yield keeper, ident, key, held
+
+
+def _due_time(due: tuple[Keeper, str, Any, Held]) -> int:
+    return due[3].t
+
+
+def _order(samples: list[Sample], begins: int) -> None:
+    """Brings the last samples into the order of their ids; the places keep their indexes."""
+    if len(samples) - begins > 1:
+        part = sorted(samples[begins:], key=_ident)
+        indexes = [sample.index for sample in samples[begins:]]
+        samples[begins:] = map(_at_index, part, indexes)
+
+
+def _at_index(sample: Sample, index: int) -> Sample:
+    return sample if sample.index == index else msgspec.structs.replace(sample, index=index)
+
+
+def _ident(sample: Sample) -> str:
+    return sample.id
+
+
+def _sample(ident: str, leaving: Leaving, body: Body, group: str) -> Sample:
+    return Sample(
+        id=ident,
+        t=leaving.t,
+        label=leaving.label[1],
+        label_t=max(leaving.label[0], leaving.t),
+        known=max(leaving.label[0], leaving.t, leaving.known),
+        kind=leaving.kind,
+        vector=body.vector,
+        score=body.score,
+        version=body.version,
+        fingerprint=body.fingerprint,
+        origin=body.origin,
+        event=Raw(body.event),
+        source=group,
+        offset=leaving.offset,
+        index=leaving.index,
     )
 
 
-def _time(label: _Label) -> int:
+def _time(label: Label) -> int:
     return label[0]
-
-
-def _seen(time: int) -> int | None:
-    return None if time == _NEVER else time

@@ -12,7 +12,10 @@ from features.errors import DefinitionError
 from features.source import Source
 
 from .join import JoinRules
+from .join_rules import Vectors
 from .records import Scalar
+
+_MOST: dict[str, int] = {"redis": 1_000_000, "log": 20_000_000}
 
 
 class Label:
@@ -26,8 +29,11 @@ class Label:
         counts: of several labels for one request the "first", or the "last" within the horizon (the sample then waits
             for the horizon).
         silence: how long the label source may have nothing to say and still be taken for alive.
-        max_pending: predictions that may wait for their labels in one partition of the model's log; they wait in the
-            memory of the join as well (about 1 KB each), and a full join stands still until the number is raised.
+        vectors: where the vectors of waiting predictions are: "redis", beside them, or "log": the join keeps 32
+            bytes of each and reads its record again when the sample leaves, so the model's log must be kept that long.
+        max_pending: predictions and early labels that may wait in one partition of the model's log, in Redis and in
+            the memory of the join; at that number the join stands still until it is raised. Left out it is 1,000,000,
+            or 20,000,000 with vectors="log": up to about 1 GB of memory.
         learn_corrections: learn a label that comes after its request was taken for `absent` as a sample of its own.
     """
 
@@ -41,7 +47,8 @@ class Label:
         counts: Literal["first", "last"] = "first",
         silence: Duration = "0ms",
         learn_corrections: bool = False,
-        max_pending: int = 1_000_000,
+        vectors: Vectors = "redis",
+        max_pending: int | None = None,
     ) -> None:
         where = f"Label({source.topic})"
         self.source = source
@@ -76,8 +83,13 @@ class Label:
         self.counts: Literal["first", "last"] = counts
         self.silence = duration_ms(silence, "silence")
         self.learn_corrections = learn_corrections
-        self.max_pending = max_pending
-        if max_pending < 1:
+        if vectors not in _MOST:
+            raise DefinitionError(
+                f"vectors={vectors!r}", where=where, fix='let them wait in "redis", or in the "log" alone'
+            )
+        self.vectors: Vectors = vectors
+        self.max_pending = _MOST[vectors] if max_pending is None else max_pending
+        if self.max_pending < 1:
             raise DefinitionError(
                 f"max_pending={max_pending}", where=where, fix="let at least 1 prediction wait"
             )
@@ -97,5 +109,6 @@ class Label:
             counts=self.counts,
             learn_corrections=self.learn_corrections,
             max_pending=self.max_pending,
+            vectors=self.vectors,
             feeds=feeds,
         )

@@ -96,7 +96,7 @@ class Learner:
         self.model: Any = _untrained(prototype)
         self.version = 0
         self.origins: dict[str, tuple[int, int]] = {}
-        """Per group of the model log, the (offset, index) of the last sample seen."""
+        """Per group of the model log, the (offset, index) of the last sample of this vector."""
         self.next_offset = 0
         """Where to go on in the samples topic."""
         self.monitor = Monitor(task, metrics)
@@ -127,12 +127,13 @@ class Learner:
         return outcome
 
     def _fold(self, sample: Sample) -> Outcome:
+        if sample.fingerprint != self.fingerprint:
+            # first: the join of another version may have gone further than ours, which leaves out what is foreign
+            return Outcome("foreign", self.version)
         origin = (sample.offset, sample.index)
         if origin <= self.origins.get(sample.source, (-1, 0)):
             return Outcome("repeated", self.version)
         self.origins[sample.source] = origin
-        if sample.fingerprint != self.fingerprint:
-            return Outcome("foreign", self.version)
         if sample.kind == "correction" and not self._learn_corrections:
             return Outcome("correction", self.version)
         try:

@@ -16,8 +16,10 @@ from msgspec import Meta, Raw, Struct, field
 
 __all__ = [
     "FALLBACK",
+    "Body",
     "LabelRecord",
     "LogRecord",
+    "LoggedPrediction",
     "PredictionRecord",
     "ProgressRecord",
     "Sample",
@@ -27,8 +29,10 @@ __all__ = [
     "Value",
     "decode_record",
     "decode_sample",
+    "encode_joined",
     "encode_record",
     "encode_sample",
+    "read_record",
 ]
 
 FALLBACK = "fallback"
@@ -107,8 +111,50 @@ class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
 
 LogRecord = PredictionRecord | LabelRecord | ProgressRecord
 
+
+class LoggedPrediction(Struct, tag="prediction", frozen=True, gc=False, kw_only=True):
+    """A prediction as the join reads it: `PredictionRecord` without unpacking what no sample repeats."""
+
+    id: str
+    t: Time
+    origin: Literal["api", "stream"]
+    vector: list[Value]
+    score: Score
+    version: Offset
+    fingerprint: str
+    as_of: Raw
+    event: Raw
+    flags: list[str] = field(default_factory=list)
+
+
+class Body(Struct, array_like=True, frozen=True, gc=False):
+    """What a sample repeats of its prediction."""
+
+    vector: list[Value]
+    score: Score
+    version: int
+    fingerprint: str
+    origin: Literal["api", "stream"]
+    event: bytes  # JSON, as it was asked
+
+    @classmethod
+    def of(cls, record: LoggedPrediction | PredictionRecord) -> Body:
+        """Returns the body of a prediction; it shares no memory with the poll that brought it."""
+        return cls(
+            record.vector,
+            record.score,
+            record.version,
+            record.fingerprint,
+            record.origin,
+            bytes(record.event),
+        )
+
+
 _encoder = msgspec.json.Encoder()
 _log_decoder: msgspec.json.Decoder[LogRecord] = msgspec.json.Decoder(LogRecord)
+_reader: msgspec.json.Decoder[LoggedPrediction | LabelRecord | ProgressRecord] = msgspec.json.Decoder(
+    LoggedPrediction | LabelRecord | ProgressRecord
+)
 _sample_decoder = msgspec.json.Decoder(Sample)
 
 
@@ -132,6 +178,26 @@ def decode_record(data: bytes) -> LogRecord:
         msgspec.DecodeError: not JSON, not a record of the log, or a number out of range.
     """
     return _log_decoder.decode(data)
+
+
+def read_record(data: bytes) -> LoggedPrediction | LabelRecord | ProgressRecord:
+    """The record written in `data`, as the join reads it.
+
+    Raises:
+        msgspec.DecodeError: not JSON, not a record of the log, or a number out of range.
+    """
+    return _reader.decode(data)
+
+
+def encode_joined(sample: Sample) -> bytes:
+    """JSON of a sample whose vector and score were read from JSON, so that they need no second look.
+
+    Raises:
+        ValueError: the label is not finite or needs more than 64 bits.
+    """
+    if sample.label is not True and sample.label is not False:
+        _check_numbers((sample.label,), None)
+    return _encoder.encode(sample)
 
 
 def encode_sample(sample: Sample) -> bytes:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import KafkaError, KafkaException, libversion
+from confluent_kafka import KafkaError, KafkaException, TopicPartition, libversion
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
@@ -82,6 +83,24 @@ class Admin:
         counts = self._counts(metadata, names)
         configs = {} if str(metadata.cluster_id).startswith(_MOCK) else self._configs(list(counts))
         return {name: Found(count, configs.get(name, {})) for name, count in counts.items()}
+
+    def since(self, name: str, partitions: int, time_ms: int) -> int:
+        """Return how many offsets of a topic are of records with this time or a later one.
+
+        Raises:
+            BrokerUnreachable: Nobody answered in time.
+        """
+        firsts = self._ends(name, partitions, OffsetSpec.for_timestamp(time_ms))
+        lasts = self._ends(name, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # upstream
+        return sum(last - first for first, last in zip(firsts, lasts, strict=True) if first >= 0)
+
+    def _ends(self, name: str, partitions: int, spec: OffsetSpec) -> list[int]:
+        places = [TopicPartition(name, number) for number in range(partitions)]
+        asked = self._client.list_offsets(dict.fromkeys(places, spec), request_timeout=self._timeout)
+        try:
+            return [asked[place].result().offset for place in places]
+        except KafkaException as error:
+            raise self._unreachable(f"look at the offsets of {name}", error) from None
 
     def create(self, topics: Sequence[Topic]) -> list[str]:
         """Make topics, each as wanted or, where the broker does not know a setting, without it.

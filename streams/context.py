@@ -17,7 +17,8 @@ from models.deployment import Deployment
 from models.predictor import Predictor
 from models.snapshot import Key
 
-from .errors import DeliveryFailed
+from .errors import BrokerUnreachable, DeliveryFailed
+from .log import Partition
 from .metrics import Metrics
 from .producer import Outgoing
 
@@ -31,6 +32,30 @@ class Outputs(Protocol):
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         """Sends a batch."""
+        ...
+
+
+class Recall(Protocol):
+    """What looks up records that have been read before."""
+
+    async def values(
+        self, partition: Partition, offsets: Sequence[int], in_order: bool
+    ) -> Mapping[int, bytes]:
+        """Returns the values of records by offset.
+
+        Args:
+            partition: of the log.
+            offsets: which records.
+            in_order: whether they lie behind those of the last call that said so.
+
+        Raises:
+            BrokerUnreachable: nobody answered in time.
+            PredictionGone: the log no longer holds one of them.
+        """
+        ...
+
+    async def forget(self, partition: Partition) -> None:
+        """Lets go of what is open for a partition."""
         ...
 
 
@@ -54,6 +79,7 @@ class Context:
     allow: tuple[str, ...]  # modules whose classes a snapshot may hold, besides River's
     now_ms: Callable[[], int]
     metrics: Metrics
+    recall: Recall | None = None  # for joins whose vectors wait in the log
     hold: float = 30.0  # seconds that a request may wait for the sources it reads, while these catch up
     cache: int = 100_000  # decoded states for each partition
     pending: int = 20_000  # requests of a partition that may wait to be scored
@@ -70,7 +96,7 @@ class Context:
         while True:
             try:
                 return await attempt()
-            except (StoreUnavailable, DeliveryFailed) as error:
+            except (StoreUnavailable, DeliveryFailed, BrokerUnreachable) as error:
                 if not told:
                     log.warning("paused: cannot %s: %s", what, error)
                     told = True

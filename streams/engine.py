@@ -357,7 +357,9 @@ class Engine:
                 "coverage": learn.learner.monitor.coverage,
             }
         for join in self._of(JoinStage):
-            models.setdefault(join.model.name, {})["pending"] = join.join.pending_count
+            told = models.setdefault(join.model.name, {})
+            told["pending"] = told.get("pending", 0) + join.join.pending_count
+            told["join_full"] = told.get("join_full", False) or join.join.full
         return {
             "at_ms": context.now_ms(),
             "roles": sorted(self.roles),

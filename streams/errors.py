@@ -11,6 +11,7 @@ StreamsError
    |- GroupRefused         the broker does not let this worker into the group
    |- LogTruncated         the log no longer holds the offset to resume from
    |- LogAhead             the offset to resume from lies beyond the end of the log
+   |- PredictionGone       the log no longer holds a prediction whose sample is due
    |- LogUnreadable        the broker or the client refuses to read on
    |- PollLost             records were taken from the broker and did not arrive
    |- Stalled              the log grows and nothing is delivered any more
@@ -98,6 +99,19 @@ class LogAhead(Fatal):
             f"Cannot resume {topic}/{partition} at offset {offset}: the log ends at {highwater}. It was cut "
             "or made anew, and its offsets now mean other events. Rebuild the state from this log, or name "
             "the broker that has the right one."
+        )
+
+
+class PredictionGone(Fatal):
+    """The log no longer holds a prediction whose vector waits in it alone."""
+
+    def __init__(self, topic: str, partition: int, offset: int, earliest: int) -> None:
+        super().__init__(
+            f"Cannot make the sample of the prediction at offset {offset} of {topic}/{partition}: the log now "
+            f"starts at {earliest} (retention is shorter than the horizon and the lateness, or labels stood "
+            "still for long). Nothing was skipped. Raise the retention of the topic; to go on without what is "
+            "gone, delete the join's keys, as docs/how-to/long-horizons.md says: it then joins again what the "
+            "log still holds."
         )
 
 

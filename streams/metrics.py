@@ -63,10 +63,22 @@ class Metrics:
             registry=r,
         )
         self.pending = Gauge(
-            "headrace_join_pending", "Predictions and labels that wait for each other", ["model"], registry=r
+            "headrace_join_pending",
+            "Predictions and labels that wait for each other, by partition of the model's log",
+            ["model", "partition"],
+            registry=r,
         )
         self.pending_bytes = Gauge(
-            "headrace_join_pending_bytes", "Bytes of the join's state", ["model"], registry=r
+            "headrace_join_pending_bytes",
+            "Bytes of the join's state, by partition of the model's log",
+            ["model", "partition"],
+            registry=r,
+        )
+        self.full = Gauge(
+            "headrace_join_full",
+            "1 while a join stands still because as many wait as max_pending allows: alert on it",
+            ["model", "partition"],
+            registry=r,
         )
         self.join = Counter(
             "headrace_join_records_total", "What the join did with records", ["model", "what"], registry=r

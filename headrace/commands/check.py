@@ -89,8 +89,10 @@ def _show(told: dict[str, Any]) -> None:
         if model.get("pending"):
             p = model["pending"]
             facts["waiting predictions"] = (
-                f"{p['per_second']:g}/s x {p['horizon']} x {p['bytes_each']} B = {size(p['bytes_total'])}, in Redis"
+                f"{p['per_second']:g}/s x {p['horizon']} x {p['bytes_each']} B = {size(p['bytes_total'])} in Redis, "
+                f"x {p['memory_each']} B = {size(p['memory_total'])} in the workers; vectors in {p['vectors']}"
             )
+            facts["max_pending"] = f"{p['max_pending']:,} a partition of the log, for {p['waiting']:,}"
         pairs(f"Model {model['name']}", facts)
         table(
             f"Inputs of {model['name']}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from features.fold import fold
 from features.state import State, encode
 from headrace.describe import bytes_of
@@ -34,6 +36,17 @@ def test_waiting_predictions_are_rate_times_horizon_times_bytes(cli: Cli) -> Non
 
     assert told["bytes_total"] == 100 * 14 * 86_400 * told["bytes_each"]
     assert 200 < told["bytes_each"] < 600
+
+
+def test_vectors_in_the_log_leave_a_tenth_to_redis(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "longer.py"
+    file.write_text(PAYMENTS.read_text().replace("absent=False)", 'absent=False, vectors="log")'))
+
+    told = cli("check", file, "--rate", 100, "--json").json["models"][0]["pending"]
+
+    assert (told["vectors"], told["bytes_each"], told["max_pending"]) == ("log", 33, 20_000_000)
+    assert told["bytes_total"] == 100 * 14 * 86_400 * 33
+    assert 40 < told["memory_each"] < 60
 
 
 def test_people_get_tables(cli: Cli) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+from confluent_kafka import Producer
 
 from features.clock import MILLISECONDS
 from headrace.loading import load
-from headrace.topics import FOREVER, RETENTION, retentions, wanted_topics
-from streams.admin import Admin
+from headrace.topics import FOREVER, RETENTION, differences, retentions, wanted_topics
+from streams.admin import Admin, Found
 from streams.embedded import EmbeddedKafka
 from tests.headrace.conftest import PAYMENTS, Cli
 from tests.parts.broker import Broker
+from tests.streams.shop import build
 
 DAY = MILLISECONDS["d"]
 
@@ -34,6 +38,16 @@ def test_topics_are_kept_as_long_as_they_are_needed() -> None:
     assert kept["payments.chargebacks.v1"] >= 15 * DAY
     assert kept["headrace.payments.fraud.log.v1"] >= 15 * DAY
     assert kept["headrace.payments.fraud.samples.v1"] == FOREVER
+
+
+def test_the_log_is_kept_longer_where_vectors_wait_in_it_alone() -> None:
+    """Horizon, lateness, the horizon again for corrections, a week for labels that stand still."""
+    project = build("kept", absent=False, vectors="log", learn_corrections=True)
+
+    assert retentions(project)["headrace.kept.fraud.log.v1"] == (4 + 1 + 4 + 7) * DAY
+    (log,) = [topic for topic in wanted_topics(project) if topic.name == "headrace.kept.fraud.log.v1"]
+    (found,) = differences([log], {log.name: Found(log.partitions, {RETENTION: str(15 * DAY)})})
+    assert (found.setting, found.found) == (RETENTION, "15d")
 
 
 def test_every_topic_has_its_dead_letters() -> None:
@@ -94,3 +108,27 @@ def test_settings_that_fall_short_are_told_with_the_command(
         assert told[RETENTION]["found"] == "7d"
         assert f"--entity-name {topic_prefix}.transactions.v1" in told[RETENTION]["fix"]
         assert told["message.timestamp.after.max.ms"]["wanted"] == "5m"
+
+
+def test_doctor_says_what_waits_at_the_rate_of_the_last_day(
+    cli: Cli, kafka: Broker, redis_url: str, tmp_path: Path, topic_prefix: str
+) -> None:
+    file = project_file(tmp_path, topic_prefix)
+    file.write_text(file.read_text().replace("absent=False)", "absent=False, max_pending=100)"))
+    project = load(file).project
+    for topic in wanted_topics(project, 2):
+        kafka.create_topic(topic.name, topic.partitions)
+    now = round(1000 * time.time())
+    requests = project.models[0].spec.request.topic
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for k in range(60):
+        producer.produce(requests, b"{}", timestamp=now - (2 * DAY if k < 20 else 0), partition=k % 2)
+    assert producer.flush(60.0) == 0
+
+    answer = cli("doctor", file, "--kafka", kafka.bootstrap, "--redis", redis_url, "--json")
+
+    (finding,) = [f for f in answer.json["findings"] if f["what"] == "waiting predictions of fraud"]
+    assert finding["found"].startswith("0.000463/s in the last day x 14d: 560, ")  # 40 of them
+    assert "stands still at 100" in finding["found"]
+    assert finding["level"] == "warning"
+    assert 'vectors="log"' in finding["fix"]

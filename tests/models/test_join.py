@@ -13,9 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct
 
-from models.join import Join, JoinRules, RulesError
+from models.join import Join, JoinRules, RulesError, settle
+from models.join_rules import Vectors
 from models.records import (
     LabelRecord,
+    LoggedPrediction,
     LogRecord,
     PredictionRecord,
     ProgressRecord,
@@ -24,8 +26,10 @@ from models.records import (
     Value,
     decode_record,
     decode_sample,
+    encode_joined,
     encode_record,
     encode_sample,
+    read_record,
 )
 from tests.models.join_oracle import Oracle
 
@@ -427,6 +431,12 @@ def test_join_of_other_rules_is_refused() -> None:
     assert Join.load(msgspec.structs.replace(RULES, max_pending=2), GROUP, cells).pending_count == 1
 
 
+def test_join_stored_in_another_format_is_refused_before_its_cells_are_read() -> None:
+    meta = msgspec.msgpack.encode([b'{"within":100,"max_pending":1}', [0, 0, ""], 0, {}])
+    with pytest.raises(RulesError, match="of another Headrace"):
+        Join.load(RULES, GROUP, [(b"pa", b"no cell of ours"), (b"m", meta)])
+
+
 def test_offsets_that_do_not_rise_are_refused() -> None:
     join = Join(RULES, GROUP)
     join.fold(prediction("a", 0), 5)
@@ -498,35 +508,64 @@ def prediction_by(r: Random, ident: str, t: int) -> PredictionRecord:
     )
 
 
+def released(join: Join, log: Sequence[LogRecord], offset: int) -> list[bytes]:
+    """The samples that the record at an offset releases, with the vectors that wait in the log looked up in it."""
+    left = join.step(read_record(encode_record(log[offset])), offset)
+    wanted = {leaving.at: read_record(encode_record(log[leaving.at])) for leaving in left if not leaving.body}
+    logged = {at: record for at, record in wanted.items() if isinstance(record, LoggedPrediction)}
+    assert logged.keys() == wanted.keys()
+    return [encode_joined(sample) for sample in settle(left, logged, GROUP)]
+
+
 def check_against_oracle(r: Random) -> Join:
     rules, log = rules_by(r), log_by(r)
     join = Join(rules, GROUP)
+    in_log = Join(msgspec.structs.replace(rules, vectors="log"), GROUP)
     oracle = Oracle(rules, GROUP)
     for offset, record in enumerate(log):
-        got = [encode_sample(sample) for sample in join.fold(record, offset)]
-        assert got == [encode_sample(sample) for sample in oracle.fold(record, offset)], (offset, record)
+        expected = [encode_sample(sample) for sample in oracle.fold(record, offset)]
+        assert [encode_sample(sample) for sample in join.fold(record, offset)] == expected, (offset, record)
+        assert released(in_log, log, offset) == expected, (offset, record)
     assert +join.counters == +oracle.counters
+    assert in_log.counters == join.counters
+    assert in_log.pending_count == join.pending_count
+    assert in_log.oldest_pending == join.oldest_pending
     return join
 
 
-def check_restarts(r: Random) -> None:
-    rules, log = rules_by(r), log_by(r)
+def check_restarts(r: Random, vectors: Vectors) -> None:
+    rules, log = msgspec.structs.replace(rules_by(r), vectors=vectors), log_by(r)
     whole = Join(rules, GROUP)
-    expected = [encode_sample(sample) for sample in fold(whole, log)]
+    expected = [sample for offset in range(len(log)) for sample in released(whole, log, offset)]
 
     join, store = Join(rules, GROUP), Store()
     got: list[bytes] = []
-    for offset, record in enumerate(log):
+    for offset in range(len(log)):
         if r.random() < 0.2:
             store.commit(join)
             join = Join.load(rules, GROUP, r.sample(list(store.items()), len(store)))
             assert join.take_writes() == {}
-        got += [encode_sample(sample) for sample in join.fold(decode_record(encode_record(record)), offset)]
+        got += released(join, log, offset)
     assert got == expected
     assert store.commit(join) == Store().commit(whole)
     assert join.pending_count == whole.pending_count
     assert join.pending_bytes == whole.pending_bytes
     assert join.oldest_pending == whole.oldest_pending
+
+
+def check_moves(r: Random) -> None:
+    """Vectors wait here or there, as the rules of each start say."""
+    rules, log = rules_by(r), log_by(r)
+    expected = [encode_sample(sample) for sample in fold(Join(rules, GROUP), log)]
+    join, store = Join(rules, GROUP), Store()
+    got: list[bytes] = []
+    for offset in range(len(log)):
+        if r.random() < 0.1:
+            store.commit(join)
+            rules = msgspec.structs.replace(rules, vectors=r.choice(["redis", "log"]))
+            join = Join.load(rules, GROUP, store.items())
+        got += released(join, log, offset)
+    assert got == expected
 
 
 @given(st.randoms(use_true_random=False))
@@ -535,10 +574,11 @@ def test_join_equals_the_brute_force_oracle_by_bits(r: Random) -> None:
     check_against_oracle(r)
 
 
-@given(st.randoms(use_true_random=False))
+@pytest.mark.parametrize("vectors", ["redis", "log"])
+@given(r=st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_restart_at_any_points_changes_no_sample_and_no_cell(r: Random) -> None:
-    check_restarts(r)
+def test_restart_at_any_points_changes_no_sample_and_no_cell(vectors: Vectors, r: Random) -> None:
+    check_restarts(r, vectors)
 
 
 def test_join_equals_the_oracle_on_many_logs_that_meet_every_rule() -> None:
@@ -562,9 +602,15 @@ def test_join_equals_the_oracle_on_many_logs_that_meet_every_rule() -> None:
     }
 
 
-def test_restarts_change_nothing_on_many_logs() -> None:
+@pytest.mark.parametrize("vectors", ["redis", "log"])
+def test_restarts_change_nothing_on_many_logs(vectors: Vectors) -> None:
     for seed in range(OFTEN):
-        check_restarts(Random(seed))
+        check_restarts(Random(seed), vectors)
+
+
+def test_where_vectors_wait_may_change_at_any_restart() -> None:
+    for seed in range(OFTEN):
+        check_moves(Random(seed))
 
 
 def test_every_prediction_is_accounted_for_once() -> None:

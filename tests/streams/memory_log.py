@@ -16,6 +16,7 @@ from models.snapshot import development_key
 from models.topics import dead_letter_topic
 from streams.context import Context
 from streams.engine import ROLES, Engine
+from streams.errors import PredictionGone
 from streams.learn_stage import LearnStage
 from streams.log import NO_TOPIC_ID, Bounds, Partition, Record
 from streams.metrics import Metrics
@@ -62,6 +63,28 @@ class MemoryLog:
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Record]]:
         yield [r for r in self.records[Partition(topic, partition)][start:end] if r is not None]
+
+
+class MemoryRecall:
+    """Looks records up in a log in memory; `earliest` is where it begins to hold them."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.earliest = 0
+        self.asked: list[tuple[int, bool]] = []  # offsets, and whether as the next in order
+
+    async def values(
+        self, partition: Partition, offsets: Sequence[int], in_order: bool
+    ) -> Mapping[int, bytes]:
+        self.asked += [(offset, in_order) for offset in offsets]
+        for offset in offsets:
+            if offset < self.earliest:
+                raise PredictionGone(*partition, offset, self.earliest)
+        records = [self._log.records[partition][offset] for offset in offsets]
+        return {record.offset: record.value or b"" for record in records if record is not None}
+
+    async def forget(self, partition: Partition) -> None:
+        """Has nothing open."""
 
 
 class Crash(Exception):
@@ -171,6 +194,7 @@ class House:
         self.topics = topics_of(project, given)
         self.log = MemoryLog(self.topics | dict.fromkeys(map(dead_letter_topic, self.topics), 1))
         self.store = MemoryStore()
+        self.recall = MemoryRecall(self.log)
         self.key = development_key(project.name)
         self.clock = Clock()
         self.now_ms = 0  # the time on the wall, by which events are of long ago or of now
@@ -198,7 +222,7 @@ class House:
         deployment = await self.deployment()
         feed = ModelFeed(store, deployment, [self.key])
         context = Context(
-            *(deployment, store, outputs, feed, self.key, (), lambda: self.now_ms, Metrics()),
+            *(deployment, store, outputs, feed, self.key, (), lambda: self.now_ms, Metrics(), self.recall),
             hold=hold,
             cache=cache,
             monotonic=self.clock,

@@ -13,6 +13,7 @@ from river.preprocessing import StandardScaler
 
 from features import Count, Distinct, Entity, FeatureView, Max, Mean, Source, Sum
 from models import Label, ModelSpec, Project
+from models.join_rules import Vectors
 from streams.producer import Outgoing
 
 START = 1_767_225_600_000  # the first of January 2026
@@ -46,6 +47,8 @@ def build(
     beside: bool = False,
     less: bool = False,
     max_bytes: int = 1_000_000,
+    vectors: Vectors = "redis",
+    max_pending: int | None = None,
 ) -> Project:
     """The project, over topics of this prefix.
 
@@ -55,6 +58,8 @@ def build(
         again: the model reads another mean, from the same states.
         beside: a second model reads other windows of the cards, within the reach of the first one's.
         less: the model reads nothing of the shops.
+        vectors: where the vectors of waiting predictions are.
+        max_pending: how many may wait.
     """
     payments = Source(
         *(f"{prefix}.payments.v1", Payment),
@@ -98,7 +103,13 @@ def build(
         request=payments,
         inputs=[Payment.amount, Card, *([] if less else [Shop]), Risk, *extra],
         label=Label(
-            verdicts, value=Verdict.fraud, within="4d", absent=absent, learn_corrections=learn_corrections
+            verdicts,
+            value=Verdict.fraud,
+            within="4d",
+            absent=absent,
+            learn_corrections=learn_corrections,
+            vectors=vectors,
+            max_pending=max_pending,
         ),
         learner=StandardScaler() | LogisticRegression(),
     )

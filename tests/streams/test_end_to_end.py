@@ -9,11 +9,15 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from features import keys
 from features.store import NOBODY
 from models.canonical import digest
+from models.records import encode_sample
 from models.scorer import Request, decode_reads
+from streams.log import Partition
 from tests.parts.broker import Broker
-from tests.streams.audit import audit, clean, fold_of_samples, model_digest, samples
+from tests.streams.audit import audit, clean, fold_of_samples, kinds, model_digest, samples
+from tests.streams.memory_log import House
 from tests.streams.rig import Rig, rig
 from tests.streams.shop import DAY, HOUR, MINUTE, Business, Payment, build, business, sent
 from tests.streams.test_engine import replayed
@@ -185,3 +189,38 @@ async def test_requests_wait_for_the_sources_that_another_worker_folds(
         assert clean(found, 400)
         vectors, _ = replayed(project, events)
         assert {p.id: p.vector for p in found.predictions} == vectors
+
+
+async def test_samples_of_vectors_in_the_log_are_byte_for_byte_those_of_vectors_in_redis(
+    kafka: Broker, redis_url: str, tmp_path: Path, topic_prefix: str
+) -> None:
+    """A join with its vectors in the log, killed on the way; then its log is joined again with vectors beside it."""
+    events = business(900, seed=6, step=HOUR, judged=0.6)
+    project = build(topic_prefix, absent=False, vectors="log")
+    async with rig(
+        project, builder(topic_prefix, absent=False, vectors="log"), tmp_path, kafka, redis_url
+    ) as shop:
+        await shop.produce(sent(project, *events.payments, *events.verdicts))
+        (group,) = shop.deployment.groups[shop.model.log_topic]
+        worker = shop.start()
+
+        async def half_joined() -> bool:
+            return (await shop.positions())[Partition(group.topic, 0), "join"].next > 700
+
+        await shop.until(half_joined, worker)
+        worker.kill()
+        worker = shop.start()
+        await shop.finish(worker)
+        taken = samples(shop.log, shop.model)
+        fields = await shop.store.fields(keys.join(group.tag))
+
+        other = House(build(topic_prefix, absent=False))
+        end = shop.log.highwaters([Partition(group.topic, 0)])[Partition(group.topic, 0)]
+        for batch in shop.log.read(group.topic, 0, 0, end):
+            other.log.records[Partition(group.topic, 0)] += batch
+        await (await other.worker()).end()
+
+    again = other.log.values(shop.model.samples_topic)
+    assert [encode_sample(sample) for sample in taken] == [record.value for record in again]
+    assert kinds(taken)["absent"] > 250
+    assert {name[:1] for name, _ in fields} <= {b"c", b"e", b"m"}
