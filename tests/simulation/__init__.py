@@ -1,0 +1,1 @@
+"""A house under a scheduler without clock, network and processes: all that happens is drawn from one seed."""
