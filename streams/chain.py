@@ -7,7 +7,8 @@ in the label source already. That is so when, one after the other,
 1. the label source has passed the time: its labels are in the model's log,
 2. the join has read the log to its end as it was then: their samples are in the topic of samples, but for labels whose
    request has not been scored yet,
-3. the fold of the samples has read that topic to its end as it was then.
+3. the fold of the samples has read that topic to its end as it was then, or to an outcome that was known later: where
+   the log is folded anew, samples of the first time lie further ahead than anyone may read.
 
 The join knows those labels: they wait there for their prediction. So of the requests that wait, all are scored up to
 the first moment at which the outcome of one of them is known; then the chain is gone through again. Where another
@@ -16,7 +17,7 @@ process joins, these labels are not known, and requests that are scored together
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from features.clock import NEVER
 from features.store import Group
@@ -49,10 +50,9 @@ class Chain:
         self._clock = clock
         self._front = NEVER  # what it has passed, for requests that came before `_moment`
         self._moment = -1e18
-        self._bound = (
-            END  # when the first outcome of a request that waits is known, and which request that is
-        )
-        self._first: Asked | None = None
+        # when the first outcome of a request that waits is known, and which requests may be scored nevertheless
+        self._bound = END
+        self._first: Collection[Asked] = ()
         self._began: float | None = None
         self._next = NEVER
         self._joined: float | None = None
@@ -66,21 +66,35 @@ class Chain:
         """
         t = request[1]
         if self._moment > since and t < self._front:
-            return t < self._bound or request == self._first
+            return t < self._bound or request in self._first
         return all(self._elsewhere.live(group, t, since) for group in self.groups)
 
-    def turn(self, front: int, known: Callable[[], Iterable[tuple[int, Asked]]]) -> None:
+    def turn(
+        self,
+        labels: int,
+        front: Callable[[Group], int],
+        waiting: Sequence[tuple[int, float]],
+        known: Callable[[], tuple[int, Collection[Asked]]],
+    ) -> None:
         """Goes on, for requests that wait.
 
         Args:
-            front: the event time that labels still to come have at least.
-            known: the requests that wait and have a label already, and the time at which their outcome is known.
+            labels: the event time that labels still to come have at least.
+            front: the same of a group of the samples.
+            waiting: the next request of each partition: its time, and since when it waits.
+            known: the first time at which the outcome of a request that waits is known, and that request with those
+                that are scored before it because they stand before it in its partition.
         """
         now, reached = self._clock(), self._elsewhere.reached
         if self._began is None:
-            self._began, self._next, self._joined = now, front, None
+            self._began, self._next, self._joined = now, labels, None
         if self._joined is None and all(reached(group) > self._began for group in self._logs):
             self._joined = now
-        if self._joined is not None and all(reached(group) > self._joined for group in self._samples):
-            self._front, self._moment, self._began = self._next, self._began, None
-            self._bound, self._first = min(known(), default=(END, None))
+        if self._joined is None:
+            return
+        behind = [group for group in self._samples if reached(group) <= self._joined]
+        self._front, self._moment = min([self._next, *map(front, behind)]), self._began
+        self._bound, self._first = known()
+        # who came after this round began needs another, and the samples may not be read further before that
+        if not behind or any(t < self._front and self._moment <= since for t, since in waiting):
+            self._began = None

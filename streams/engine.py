@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from features.clock import NEVER
@@ -19,7 +20,7 @@ from models.spec import Model
 
 from .chain import Asked, Chain
 from .context import Context
-from .elsewhere import RECENT, Elsewhere, Mark
+from .elsewhere import END, RECENT, Elsewhere, Mark
 from .fold_stage import FoldStage
 from .join_stage import JoinStage
 from .learn_stage import LearnStage
@@ -216,33 +217,41 @@ class Engine:
         if waiting:
             for name, chain in self._chains.items():
                 model = self.context.deployment.project.model(name)
-                chain.turn(self._labels_front(model), partial(self._outcomes_known, model))
+                next_ones = [one for stage in asking if (one := stage.next_one()) is not None]
+                known = partial(self._outcomes_known, model)
+                chain.turn(self._labels_front(model), self._front, next_ones, known)
 
     def _labels_front(self, model: Model) -> int:
         """Returns the event time that labels which are not in the model's log yet have at least."""
         assert model.spec.label is not None
-        assert self._elsewhere is not None
-        now, fronts = self.context.monotonic(), []
-        for group in self.context.deployment.groups[model.spec.label.source.topic]:
-            fold = self._folds.get(group)
-            local = fold is not None and not fold.fenced
-            fronts.append(
-                fold.front() if fold is not None and local else self._elsewhere.front(group, now - RECENT)
-            )
-        return min(fronts)
+        return min(map(self._front, self.context.deployment.groups[model.spec.label.source.topic]))
 
-    def _outcomes_known(self, model: Model) -> Iterator[tuple[int, Asked]]:
-        """Yields the requests that wait and have a label in the joins of this process, with when both are known."""
+    def _front(self, group: Group) -> int:
+        """Returns the event time that everything still to come of a group has at least, whoever folds it."""
+        fold = self._folds.get(group)
+        if fold is not None and not fold.fenced:
+            return fold.front()
+        assert self._elsewhere is not None
+        return self._elsewhere.front(group, self.context.monotonic() - RECENT)
+
+    def _outcomes_known(self, model: Model) -> tuple[int, Collection[Asked]]:
+        """Returns when the first outcome of a request that waits is known, by the labels in the joins of this process.
+
+        With it comes that request, after those that stand before it in its partition, whatever their times.
+        """
         joins = {stage.partition: stage.join for stage in self._of(JoinStage) if stage.model is model}
         partitions = self.context.partitions(model.log_topic)
+        bound = END
+        first: Iterable[Asked] = ()
         for stage in self._of(ScoreStage):
             if stage.source is not model.spec.request:
                 continue
-            for ident, t in stage.asked():
+            for k, (ident, t) in enumerate(stage.asked()):
                 join = joins.get(Partition(model.log_topic, partition_of(ident.encode(), partitions)))
                 label_t = None if join is None else join.early_label(ident)
-                if label_t is not None:
-                    yield max(t, label_t), (ident, t)
+                if label_t is not None and max(t, label_t) < bound:
+                    bound, first = max(t, label_t), islice(stage.asked(), k + 1)
+        return bound, frozenset(first)
 
     async def _speak(self) -> None:
         """Lets silent partitions go by the clock of their source, if their logs have just been seen to end."""

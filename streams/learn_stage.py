@@ -7,7 +7,6 @@ on from its last snapshot and learns the same samples again, to the same digest.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +84,7 @@ class LearnStage(Stage):
 
     async def work(self) -> None:
         """Publishes a snapshot when there is something new and the last one has been paid for."""
-        if self.read > self.position.next and time.monotonic() >= self._due and not self.fenced:
+        if self.read > self.position.next and self.context.monotonic() >= self._due and not self.fenced:
             await self.publish()
 
     async def finish(self) -> None:
@@ -99,7 +98,7 @@ class LearnStage(Stage):
         Raises:
             Rewound: the store stands elsewhere; the learner is the one of its snapshot.
         """
-        began = time.monotonic()
+        began = self.context.monotonic()
         learner, context, name = self.learner, self.context, self.model.name
         position = learner.position
         facts = {"version": learner.version, "position": position, "created_ms": context.now_ms()}
@@ -122,8 +121,8 @@ class LearnStage(Stage):
             if not self.fenced:
                 await self.load()
             raise
-        cost = time.monotonic() - began
-        self._due = time.monotonic() + max(SHORTEST, REST * cost)
+        cost = self.context.monotonic() - began
+        self._due = self.context.monotonic() + max(SHORTEST, REST * cost)
         metrics = context.metrics
         metrics.publish.labels(name).observe(cost)
         metrics.snapshot_bytes.labels(name).set(len(model))

@@ -147,6 +147,13 @@ class ScoreStage(Stage):
             if prepared.refused is None:
                 yield self.source.id_of(prepared.event), prepared.t
 
+    def next_one(self) -> tuple[int, float] | None:
+        """Returns the time of the next request, and since when it waits for what others do."""
+        if not self.pending or self.pending[0][0].refused is not None:
+            return None
+        prepared, _, since = self.pending[0]
+        return prepared.t, max(since, self._sent)
+
     def waits_elsewhere(self) -> bool:
         """Whether its next request waits for a group that another process folds, or for outcomes."""
         if self._elsewhere is None or not self.pending:

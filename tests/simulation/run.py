@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +13,7 @@ from msgspec import UNSET
 from features import keys
 from features.clock import NEVER
 from features.group import FoldGroup
+from features.plan import plan_for
 from features.read import Reader
 from features.state import decode, encode
 from features.store import Answer, Group, Position, Status, Writes
@@ -66,14 +65,12 @@ def live(case: Case) -> World:
 
     loop = SimulatedLoop(decide)
     over = loop.create_future()
-    clock = SimpleNamespace(monotonic=loop.time)
     try:
-        with patch("streams.learn_stage.time", clock), patch("streams.score_stage.time", clock):
-            deployment = loop.run_until_complete(house.deployment())
-            world = World(house, deployment, chance, faults, loop)
-            world.committed = _Watch(world, deployment)
-            loop.run_until_complete(_life(world, over))
-            loop.run_until_complete(_check(world, absent is UNSET, records_of(house)))
+        deployment = loop.run_until_complete(house.deployment())
+        world = World(house, deployment, chance, faults, loop)
+        world.committed = _Watch(world, deployment)
+        loop.run_until_complete(_life(world, over))
+        loop.run_until_complete(_check(world, absent is UNSET, records_of(house)))
     except Exception as error:
         if world is not None:
             error.add_note("\n".join(["the story:", *world.story]))
@@ -321,7 +318,8 @@ def _features(world: World, valid: dict[str, dict[int, list[tuple[Record, Any]]]
         source = view.source
         if source.topic not in valid or not hasattr(source.event, "__struct_fields__"):
             continue
-        plan = next(p for p in deployment.project.plans if p.source is source and p.entity is view.of)
+        plan = plan_for(view, deployment.project.plans)
+        assert plan is not None
         reader = Reader(view, plan)
         for number, records in valid[source.topic].items():
             group = deployment.groups[source.topic][number]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from features.errors import StoreError, StoreUnavailable
 from features.memory import MemoryStore
-from features.store import Answer, Group, Position, Read, Writes
+from features.store import Adoption, Answer, Group, Position, Read, Writes
 from models.deployment import Deployment
 from models.feed import ModelFeed
 from streams.context import Context
@@ -104,12 +104,24 @@ class World:
         store, outputs = _Store(self, who), _Outputs(self, who)
         feed = ModelFeed(self.house.store, self.deployment, [self.house.key])
         context = Context(
-            *(self.deployment, store, outputs, feed, self.house.key, (), lambda: 0, Metrics()),
+            *(
+                self.deployment,
+                store,
+                outputs,
+                feed,
+                self.house.key,
+                (),
+                lambda: self.house.now_ms,
+                Metrics(),
+            ),
             hold=FOREVER,
             cache=self.chance.choice((4, 100_000)),
+            monotonic=self.house.clock,
             token=self.chance.randbytes(16),
         )
-        return Worker(self.house.log, Engine(context, ROLES), feed, self.chance, self.chance.choice((3, 40)))
+        largest = self.chance.choice((3, 40))
+        engine = Engine(context, ROLES)
+        return Worker(self.house.log, engine, feed, self.chance, largest, self.house.clock, lambda _: True)
 
     async def settled(self, who: int) -> bool:
         """Lets a process go on until it has committed everything, or is fenced; returns whether it got there."""
@@ -320,6 +332,15 @@ class _Store:
 
     async def tell(self, key: str, field: str, value: bytes) -> None:
         await self._ask("tell", lambda: self._store.tell(key, field, value))
+
+    async def note(self, values: Mapping[str, bytes]) -> None:
+        await self._ask("note", lambda: self._store.note(values))
+
+    async def layouts(self, project: str, topic: str) -> list[Adoption]:
+        return await self._store.layouts(project, topic)
+
+    async def adopt(self, project: str, topic: str, adoption: Adoption) -> None:
+        await self._store.adopt(project, topic, adoption)
 
     async def groups(self, project: str, topic: str, plans: str, partitions: int) -> list[Group]:
         return await self._store.groups(project, topic, plans, partitions)
