@@ -80,7 +80,7 @@ class Chain:
 
         Args:
             labels: the event time that labels still to come have at least.
-            front: the same of a group of the samples.
+            front: up to which time the next sample of a group shows that all have been folded.
             waiting: the next request of each partition: its time, and since when it waits.
             known: the first time at which the outcome of a request that waits is known, and that request with those
                 that are scored before it because they stand before it in its partition.

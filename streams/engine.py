@@ -13,9 +13,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+from features import keys
 from features.clock import NEVER
 from features.partition import partition_of
-from features.store import Group
+from features.store import NO_TOPIC, Group, Position
 from models.spec import Model
 
 from .chain import Asked, Chain
@@ -34,6 +35,7 @@ log = logging.getLogger("headrace.worker")
 S = TypeVar("S", bound=Stage)
 
 ROLES = ("features", "join", "learn")
+CHECK = 1.0  # seconds between two comparisons with the positions in the store
 
 
 class Engine:
@@ -50,6 +52,7 @@ class Engine:
         self.stages: dict[Partition, list[Stage]] = {}
         self._folds: dict[Group, FoldStage] = {}
         self._flow: Flow | None = None
+        self._checked = context.monotonic()
         project = context.deployment.project
         self._sources = {source.topic: source for source in project.sources}
         self._logs = {model.log_topic: model for model in project.models}
@@ -161,6 +164,7 @@ class Engine:
 
     async def advance(self) -> None:
         """Folds and scores as far as time allows; publishes what is due."""
+        await self._check()
         self._look()
         self._look_elsewhere()
         more = True
@@ -186,6 +190,24 @@ class Engine:
             scorer = self._scorer(partition)
             if scorer is not None:
                 metrics.held.labels(topic, number).set(len(scorer.pending))
+
+    async def _check(self) -> None:
+        """Compares now and then where the store stands: it may have gone back while there was nothing to commit."""
+        now, store = self.context.monotonic(), self.context.store
+        if now - self._checked < CHECK:
+            return
+        self._checked = now
+        stages: dict[Group, list[Stage]] = {}
+        for stage in self._of(Stage):
+            stages.setdefault(stage.group, []).append(stage)
+        wanted = {g: [keys.position(g.tag, s.reader) for s in some] for g, some in stages.items()}
+        found = await self.context.patiently("read positions", lambda: store.read(wanted))
+        for group, some in stages.items():
+            for stage, stored in zip(some, found[group].values, strict=True):
+                try:
+                    await stage.check(Position.start(NO_TOPIC) if stored is None else Position.unpack(stored))
+                except Rewound:
+                    self._reread(stage.partition)
 
     def _look(self) -> None:
         flow = self._flow
@@ -219,7 +241,7 @@ class Engine:
                 model = self.context.deployment.project.model(name)
                 next_ones = [one for stage in asking if (one := stage.next_one()) is not None]
                 known = partial(self._outcomes_known, model)
-                chain.turn(self._labels_front(model), self._front, next_ones, known)
+                chain.turn(self._labels_front(model), self._samples_front, next_ones, known)
 
     def _labels_front(self, model: Model) -> int:
         """Returns the event time that labels which are not in the model's log yet have at least."""
@@ -233,6 +255,13 @@ class Engine:
             return fold.front()
         assert self._elsewhere is not None
         return self._elsewhere.front(group, self.context.monotonic() - RECENT)
+
+    def _samples_front(self, group: Group) -> int:
+        """Returns the event time up to which the next sample shows that all have been folded.
+
+        Samples stand in the order in which they were joined, so it tells of those before it only beyond the slack.
+        """
+        return self._front(group) - self._slack
 
     def _outcomes_known(self, model: Model) -> tuple[int, Collection[Asked]]:
         """Returns when the first outcome of a request that waits is known, by the labels in the joins of this process.

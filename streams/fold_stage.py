@@ -20,7 +20,7 @@ from .context import Context
 from .elsewhere import END, Mark
 from .log import Partition
 from .producer import Outgoing
-from .stage import Rewound, Stage
+from .stage import Stage
 from .sweep import Sweep
 
 SLICE = 2_000  # records folded at a time
@@ -119,8 +119,7 @@ class FoldStage(Stage):
             stored = found[self.group].position or Position.start(NO_TOPIC)
             expected = self.fold.position.next
             if stored.next != expected or stored.token != self.position.token:
-                self.fold.drop(stored)
-                self.moved(stored, expected)
+                await self.moved(stored, expected)
             self.fold.load(missing, found[self.group].values)
         done = 0
         before = Counter(self.fold.counts)
@@ -132,11 +131,7 @@ class FoldStage(Stage):
             raw = [record for _, record in batch[done : done + len(part.records)]]
             done += len(part.records)
             await self.context.send(self._outputs(part, raw))
-            try:
-                await self.commit(part.start, part.end, part.writes)
-            except Rewound:
-                self.fold.drop(self.position)
-                raise
+            await self.commit(part.start, part.end, part.writes)
             self._fresh(raw)
         self._count(len(records), before)
         return batch
@@ -155,6 +150,10 @@ class FoldStage(Stage):
         models = (*self.labelled, *self.clocked)
         await self.context.send([out for model in models for out in self._progress(model, end)])
         self._spoken = clock
+
+    async def again(self) -> None:
+        """Forgets every state: those of the store are of another prefix."""
+        self.fold.drop(self.position)
 
     def rewind_inbox(self) -> None:
         """Forgets what was read beyond the position."""

@@ -19,7 +19,7 @@ from models.spec import Model
 from .context import Context
 from .log import Partition
 from .producer import Outgoing
-from .stage import Rewound, Stage
+from .stage import Stage
 
 log = logging.getLogger("headrace.worker")
 
@@ -78,6 +78,11 @@ class JoinStage(Stage):
         if self.context.recall is not None:
             await self.context.recall.forget(self.partition)
 
+    async def again(self) -> None:
+        """Goes on from what is stored, unless another owner does."""
+        if not self.fenced:
+            await self.load()
+
     async def take(self, records: Sequence[Any], next_offset: int) -> None:
         """Folds records, sends their samples and commits.
 
@@ -109,12 +114,7 @@ class JoinStage(Stage):
         for portion in portions(left, PORTION):
             await self._send(portion, polled)
         writes = Writes(hash_key=keys.join(self.group.tag), fields=self.join.take_writes())
-        try:
-            await self.commit(self.position, self.position._replace(next=next_offset), writes)
-        except Rewound:
-            if not self.fenced:
-                await self.load()
-            raise
+        await self.commit(self.position, self.position._replace(next=next_offset), writes)
         for what, n in (Counter(self.join.counters) - before).items():
             metrics.join.labels(name, what).inc(n)
             self.context.counts[f"join:{what}"] += n

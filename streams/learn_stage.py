@@ -23,7 +23,7 @@ from models.spec import Model
 from .context import Context
 from .log import Partition
 from .producer import Outgoing
-from .stage import Rewound, Stage
+from .stage import Stage
 
 log = logging.getLogger("headrace.worker")
 
@@ -64,6 +64,11 @@ class LearnStage(Stage):
         monitor: Monitor = open_sealed(cells[MONITOR], [self.context.key], allow).learner
         self._kept = sorted(kept_version(field) for field in cells if field != MONITOR)
         self.learner.resume(snapshot.learner, snapshot.version, snapshot.position, monitor)
+
+    async def again(self) -> None:
+        """Goes on from what is stored, unless another owner does."""
+        if not self.fenced:
+            await self.load()
 
     async def take(self, records: Sequence[Any], next_offset: int) -> None:
         """Learns samples; they are committed with the next snapshot."""
@@ -115,12 +120,7 @@ class LearnStage(Stage):
         tag = self.group.tag
         fields: dict[bytes, bytes | None] = {MONITOR: monitor, **self._keep(learner.version, model)}
         writes = Writes(sets={keys.model(tag): model}, hash_key=keys.kept(tag), fields=fields)
-        try:
-            await self.commit(self.position, self.position._replace(next=self.read), writes)
-        except Rewound:
-            if not self.fenced:
-                await self.load()
-            raise
+        await self.commit(self.position, self.position._replace(next=self.read), writes)
         cost = self.context.monotonic() - began
         self._due = self.context.monotonic() + max(SHORTEST, REST * cost)
         metrics = context.metrics

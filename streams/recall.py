@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 
 from .errors import BrokerUnreachable, LogUnreadable, PredictionGone
 from .log import Partition
+from .security import Brokers
 
 NEAR = 500  # records that are read over rather than jumped
 _FETCH = 256 << 10  # bytes of one fetch: most of it is the neighbours'
@@ -26,12 +27,12 @@ class LogRecall:
     """Looks up records in the log of one cluster. One call at a time for each partition.
 
     Args:
-        bootstrap: brokers as `host:port,host:port`.
+        kafka: brokers as `host:port,host:port`, or with what they ask of a client.
         timeout: seconds to wait for an answer before `BrokerUnreachable`.
     """
 
-    def __init__(self, bootstrap: str, timeout: float = 10.0) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: str | Brokers, timeout: float = 10.0) -> None:
+        self._brokers = Brokers.of(kafka)
         self._timeout = timeout
         self._readers: dict[tuple[Partition, bool], _Reader] = {}
 
@@ -48,7 +49,7 @@ class LogRecall:
         key = (partition, in_order)
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[key] = _Reader(self._bootstrap, partition, self._timeout)
+            reader = self._readers[key] = _Reader(self._brokers, partition, self._timeout)
         try:
             return await reader.values(sorted(set(offsets)))
         except BaseException:
@@ -70,8 +71,9 @@ class LogRecall:
 class _Reader:
     """One consumer of one partition, outside any group."""
 
-    def __init__(self, bootstrap: str, partition: Partition, timeout: float) -> None:
-        self._bootstrap, self._partition, self._timeout = bootstrap, partition, timeout
+    def __init__(self, brokers: Brokers, partition: Partition, timeout: float) -> None:
+        self._brokers, self._bootstrap = brokers, brokers.bootstrap
+        self._partition, self._timeout = partition, timeout
         self._place = TopicPartition(*partition)
         self._consumer: Any = None
         self._next = -NEAR  # the offset that it reads next; at first, none is near it
@@ -92,6 +94,7 @@ class _Reader:
     async def _open(self) -> Any:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
+            **self._brokers.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",  # the default would go on from another offset and say nothing

@@ -93,9 +93,21 @@ class Stage:
         if answer.status is Status.DUPLICATE and answer.position.token == end.token:
             self.position = end
             return
-        self.moved(answer.position, start.next)
+        await self.moved(answer.position, start.next)
 
-    def moved(self, stored: Position, expected: int) -> NoReturn:
+    async def check(self, stored: Position) -> None:
+        """Compares where it stands with where the store does: one that has nothing to commit would never hear of it.
+
+        Raises:
+            Rewound: the store stands elsewhere.
+        """
+        if not self.fenced and (stored.next, stored.token) != (self.position.next, self.position.token):
+            await self.moved(stored, self.position.next)
+
+    async def again(self) -> None:
+        """Goes back to what the store holds at the position."""
+
+    async def moved(self, stored: Position, expected: int) -> NoReturn:
         """Goes on from where the store stands, unless another owner does.
 
         Raises:
@@ -120,4 +132,5 @@ class Stage:
                 "%s: the store stands at %d, not at %d: reading on from there", name, stored.next, expected
             )
         self.position = stored
+        await self.again()
         raise Rewound

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec import UNSET, UnsetType
 
+from features.clock import NEVER
 from features.store import NO_TOPIC, Position, Writes
 from streams.chain import Chain
-from streams.elsewhere import Elsewhere
+from streams.elsewhere import END, Elsewhere
 from streams.log import Partition
 from streams.producer import Outgoing
 from tests.parts.broker import Broker
@@ -81,9 +82,11 @@ async def test_a_chain_is_passed_when_the_join_and_then_the_fold_have_reached_th
     for topic in (log.topic, taken.topic):
         house.log.append(Outgoing(topic, None, b"{}", (), 0, 0))
 
+    samples_front = NEVER
+
     async def gone_through() -> list[bool]:
         for _ in range(4):
-            chain.turn(100, list)
+            chain.turn(100, lambda _: samples_front, [], lambda: (END, ()))
             await settled(elsewhere, house, log, taken)
         return [chain.passed(("p", t), began) for t in (99, 100)]
 
@@ -92,8 +95,42 @@ async def test_a_chain_is_passed_when_the_join_and_then_the_fold_have_reached_th
     assert await gone_through() == [False, False]
     await house.store.commit(log, start, start._replace(next=1), Writes(), "join")
     assert await gone_through() == [False, False]
+    samples_front = 50  # its next sample is of then: what was known before has been folded
+    assert await gone_through() == [False, False]
+    assert [chain.passed(("p", t), began) for t in (49, 50)] == [True, False]
     await house.store.commit(taken, start, start._replace(next=1), Writes())
     assert await gone_through() == [True, False]
+
+
+async def test_requests_out_of_order_in_their_partition_do_not_wait_for_each_other() -> None:
+    house = House(build("chain", outcomes=True), 1)
+    produce(
+        house,
+        payment("late", 3 * HOUR),
+        payment("early", HOUR),
+        verdict("early", 2 * HOUR),
+        verdict("x", DAY),
+    )
+    await ran(house)
+
+    assert {p.id for p in predictions(house)} == {"late", "early"}
+    assert clean(audit(await house.deployment(), model(house), house.log), 2)
+
+
+async def test_a_store_that_was_emptied_is_filled_again_although_the_samples_of_the_first_time_lie_ahead() -> (
+    None
+):
+    house = House(build("chain", outcomes=True), 1)
+    events = business(60, seed=3, step=2 * HOUR)
+    produce(house, *events.payments, *events.verdicts)
+    await ran(house)
+    house.store.values.clear()
+    house.store.hashes.clear()
+
+    worker = await ran(house)
+
+    assert worker.done
+    assert clean(audit(await house.deployment(), model(house), house.log), 60)
 
 
 async def test_the_outcomes_in_a_backlog_on_real_parts_are_those_of_a_run_without_lag(

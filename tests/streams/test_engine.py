@@ -535,3 +535,22 @@ async def test_late_events_and_repeats_leave_every_vector_checkable(seed: int) -
 
     assert clean(audit(await house.deployment(), model(house), house.log), 250)
     assert len(learnt(house)) == len({s.id for s in learnt(house)}) == 250
+
+
+def states(house: House) -> dict[str, bytes]:
+    return {key: value for key, value in house.store.values.items() if "." in key}
+
+
+async def test_a_store_that_went_back_while_nothing_came_is_filled_again(house: House) -> None:
+    events = business(40)
+    produce(house, *events.payments)
+    worker = await house.worker()
+    point = dict(house.store.values), {name: dict(cells) for name, cells in house.store.hashes.items()}
+    await worker.run()
+    after = states(house)
+    house.store.values, house.store.hashes = point
+
+    house.clock.now += 1.0
+    await worker.run()
+
+    assert states(house) == after
