@@ -574,6 +574,29 @@ def test_join_equals_the_brute_force_oracle_by_bits(r: Random) -> None:
     check_against_oracle(r)
 
 
+def check_foreign(r: Random, vectors: Vectors) -> int:
+    """Predictions of another vector leave no sample, and change no other one but for its index."""
+    rules, log = rules_by(r), log_by(r)
+    whole, only = Join(rules, GROUP), Join(msgspec.structs.replace(rules, vectors=vectors, only="f"), GROUP)
+    skipped = 0
+    for offset, record in enumerate(log):
+        every = whole.fold(record, offset)
+        own = [sample for sample in every if sample.fingerprint == "f"]
+        skipped += len(every) - len(own)
+        expected = [
+            encode_sample(msgspec.structs.replace(sample, index=index)) for index, sample in enumerate(own)
+        ]
+        assert released(only, log, offset) == expected
+    assert only.counters.pop("sample_foreign", 0) == skipped
+    assert +only.counters == +whole.counters
+    return skipped
+
+
+@pytest.mark.parametrize("vectors", ["redis", "log"])
+def test_predictions_of_another_vector_leave_no_sample_and_change_no_other(vectors: Vectors) -> None:
+    assert sum(check_foreign(Random(seed), vectors) for seed in range(OFTEN)) > OFTEN
+
+
 @pytest.mark.parametrize("vectors", ["redis", "log"])
 @given(r=st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)

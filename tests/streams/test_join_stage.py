@@ -12,10 +12,11 @@ from msgspec import UNSET, UnsetType
 
 from features import keys
 from models.join import Join
+from models.join_rules import Vectors
 from models.project import Project
 from models.records import PredictionRecord, Sample
 from streams.errors import PredictionGone
-from streams.join_stage import JoinStage
+from streams.join_stage import JoinStage, rules_of
 from streams.log import Partition
 from tests.streams.audit import entries, fold_of_samples, kinds, model_digest, samples
 from tests.streams.memory_log import Crash, Danger, House, Worker
@@ -196,16 +197,14 @@ async def test_a_full_join_goes_on_exactly_once_its_label_allows_more(
 
 
 @pytest.mark.parametrize("vectors", ["redis", "log"])
-@pytest.mark.parametrize("outcomes", [False, True])
-async def test_predictions_of_another_vector_leave_samples_only_for_those_who_count_outcomes(
-    outcomes: bool, vectors: str
+async def test_predictions_of_another_vector_leave_no_sample_and_the_model_is_the_same(
+    vectors: Vectors,
 ) -> None:
-    events = business(200, judged=0.6, delay=DAY, step=HOUR)
-    house = filled(build("engine", absent=False, outcomes=outcomes), events)
+    house = filled(build("engine", absent=False), business(200, judged=0.6, delay=DAY, step=HOUR))
     await ran(house)
     before = len(learnt(house))
-    house.project = build("engine", absent=False, outcomes=outcomes, again=True, vectors=vectors)  # type: ignore[arg-type]  # a Vectors
-    later = business(400, judged=0.6, delay=DAY, step=HOUR, seed=7)
+    house.project = build("engine", absent=False, again=True, vectors=vectors)
+    later = business(400, judged=0.6, delay=DAY, seed=7, step=HOUR)
     ids = {payment.id for payment in later.payments[200:]}
     new = Business(later.payments[200:], [v for v in later.verdicts if v.payment in ids])
     worker = await ran(filled(house.project, new, house))
@@ -214,15 +213,20 @@ async def test_predictions_of_another_vector_leave_samples_only_for_those_who_co
     predictions = [e for e in entries(house.log, model) if isinstance(e, PredictionRecord)]
     assert {p.fingerprint == model.fingerprint for p in predictions} == {True, False}
     sent_since = house.log.values(model.samples_topic)[before:]
-    own = [r for r in sent_since if model.fingerprint.encode() in (r.value or b"")]
-    assert (len(sent_since) > len(own)) is outcomes
-    skipped = worker.engine.context.counts["join:sample_foreign"]
-    assert (skipped == 0) is outcomes
+    assert [r for r in sent_since if model.fingerprint.encode() not in (r.value or b"")] == []
+    assert worker.engine.context.counts["join:sample_foreign"] >= before
 
     learner = fold_of_samples(house.log, model)
     assert learner.version == len({s.id for s in learnt(house) if s.fingerprint == model.fingerprint}) > 50
-    everything = await learned_from_all(house)
-    assert model_digest(learner) == everything
+    assert model_digest(learner) == await learned_from_all(house)
+
+
+@pytest.mark.parametrize("outcomes", [False, True])
+def test_samples_of_every_vector_leave_where_a_view_counts_outcomes(outcomes: bool) -> None:
+    project = build("engine", absent=False, outcomes=outcomes)
+    (model,) = project.models
+
+    assert rules_of(project, model, ()).only == (None if outcomes else model.fingerprint)
 
 
 async def learned_from_all(house: House) -> str:
