@@ -95,6 +95,10 @@ class Chain:
         behind = [group for group in self._samples if reached(group) <= self._joined]
         self._front, self._moment = min([self._next, *map(front, behind)]), self._began
         self._bound, self._first = known()
-        # who came after this round began needs another, and the samples may not be read further before that
-        if not behind or any(t < self._front and self._moment <= since for t, since in waiting):
+        # The samples may not be read further before the requests that wait are scored: where another round would let
+        # one of them pass (it came after this one began, or the labels have gone on), this one is over.
+        better = min([labels, *map(front, behind)])
+        if not behind or any(
+            t < better and (self._moment <= since or t >= self._front) for t, since in waiting
+        ):
             self._began = None
