@@ -89,15 +89,17 @@ def test_an_integer_is_not_the_float_of_its_value(cli: Cli, files: Files, tmp_pa
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["kafka", "spool"])
-def test_the_lag_of_a_live_run_is_told(cli: Cli, played: Played, spooled: bool) -> None:
+def test_every_row_of_a_live_run_is_compared(cli: Cli, played: Played, spooled: bool) -> None:
     where = ("--log", played.spool) if spooled else ("--kafka", played.kafka)
 
-    told = cli(*events(played.files), *where, "--json").json["logged"]
+    answer = cli(*events(played.files), *where, "--json")
 
+    told = answer.json["logged"]
+    assert answer.code == 0
     assert (told["compared"], told["replayed_only"], told["logged_only"]) == (played.files.payments, 0, 0)
-    # the worker scored before it had learned: what labels tell came later than in a run without lag
-    assert told["different"] == max(counts(told).values()) > 0
-    assert {name.partition(".")[0] for name in counts(told)} == {"TerminalRisk"}
+    assert told["not_comparable"] == {}
+    # outcomes are known later in a live run whose hold has expired; nothing else can differ
+    assert {name.partition(".")[0] for name in counts(told)} <= {"TerminalRisk"}
 
 
 def test_a_planted_difference_is_told_in_json_and_in_text(cli: Cli, played: Played, tmp_path: Path) -> None:
