@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
+from collections.abc import Callable
 from random import Random
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 from river import metrics
@@ -98,13 +100,63 @@ def test_ranks_equal_their_definition_where_scores_are_apart(drawn: list[tuple[b
 
 @given(st.permutations([(n % 3 == 0, (n % 7) / 7) for n in range(30)]))
 @settings(max_examples=50, deadline=None)
-def test_ranks_do_not_depend_on_the_order_of_samples(order: list[tuple[bool, float]]) -> None:
+def test_ranks_do_not_depend_on_the_order_of_samples(drawn: list[tuple[bool, float]]) -> None:
     one, other = Ranks(), Ranks()
-    for label, score in order:
+    for label, score in drawn:
         one.update(label, score)
-    for label, score in sorted(order):
+    for label, score in sorted(drawn):
         other.update(label, score)
     assert (one.roc_auc(), one.average_precision()) == (other.roc_auc(), other.average_precision())
+
+
+def order(low: float, high: float) -> int:
+    """How the ranks see two scores: 1 in order, 0 as one, -1 the wrong way round."""
+    ranks = Ranks()
+    ranks.update(False, low)
+    ranks.update(True, high)
+    return round(2 * ranks.roc_auc() - 1)
+
+
+# Edges of bins: 64 of them from a power of two to the next, by the distance to the nearer of 0 and 1.
+EDGES = [math.ldexp(1 + k / 64, exponent) for exponent in (-60, -10, -3, -2) for k in range(64)]
+
+
+@pytest.mark.parametrize("side", [lambda edge: edge, lambda edge: 1.0 - edge], ids=["to 0", "to 1"])
+def test_scores_are_told_apart_at_each_edge_and_nowhere_else(side: Callable[[float], float]) -> None:
+    for edge in EDGES:
+        if side(edge) == 1.0:
+            continue  # nearer to 1 than a float can be
+        width = math.ldexp(1 / 64, math.frexp(edge)[1] - 1)
+        below, inside, last = (side(edge + width * part) for part in (-0.02, 0.02, 0.98))
+        assert abs(order(below, inside)) == 1, edge
+        assert order(inside, last) == 0, edge
+
+
+def test_bins_meet_in_the_middle() -> None:
+    around = [
+        0.5 - 1 / 300,
+        math.nextafter(0.5, 0),
+        0.5,
+        math.nextafter(0.5, 1),
+        0.5 + 1 / 300,
+        0.5 + 1 / 200,
+    ]
+
+    # 0.5 itself, as near to 0 as to 1, has a bin of its own
+    assert [order(one, other) for one, other in itertools.pairwise(around)] == [0, 1, 1, 0, 1]
+
+
+@given(st.lists(st.floats(-2.0, 2.0), min_size=2, max_size=2))
+@settings(max_examples=500, deadline=None)
+@example([math.nextafter(1.0, 0.0), 1.0])
+@example([1.0 - 2**-40, 1.0])
+@example([math.nextafter(0.5, 0.0), math.nextafter(0.5, 1.0)])
+def test_no_two_scores_are_seen_the_wrong_way_round(scores: list[float]) -> None:
+    assert order(min(scores), max(scores)) >= 0
+
+
+def test_the_largest_score_below_1_is_below_1() -> None:
+    assert order(math.nextafter(1.0, 0.0), 1.0) == 1
 
 
 def test_bins_of_dense_scores_stay_close_to_the_exact_area() -> None:
