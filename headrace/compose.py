@@ -33,6 +33,7 @@ from streams.security import Kafka
 from streams.worker import run
 
 from .loading import Loaded
+from .topics import short_of
 
 log = logging.getLogger("headrace")
 
@@ -91,6 +92,11 @@ async def work(
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     topics = await asyncio.to_thread(partitions_now, loaded, bootstrap)
+    for short in await asyncio.to_thread(short_of, loaded.project, bootstrap):
+        log.warning(
+            "%s is kept for %s, and the project needs %s, or states could not be folded again: %s",
+            *(short.topic, short.found, short.wanted, short.fix),
+        )
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:
         feed = ModelFeed(store, deployment, [key], allow=loaded.modules)

@@ -142,6 +142,18 @@ def _span(ms: int) -> str:
     return "for ever" if ms == FOREVER else duration_text(ms)
 
 
+def short_of(project: Project, bootstrap: Kafka) -> list[Difference]:
+    """Returns which topics are kept for a shorter time than the project needs.
+
+    Raises:
+        StreamsError: the broker does not answer.
+    """
+    wanted = wanted_topics(project)
+    with Admin(bootstrap) as admin:
+        found = admin.found([topic.name for topic in wanted])
+    return [difference for difference in differences(wanted, found) if difference.setting == RETENTION]
+
+
 def apply(
     project: Project, bootstrap: Kafka, *, partitions: int | None = None, dry_run: bool = False
 ) -> Applied:

@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 
 from features.clock import MILLISECONDS
 from headrace.loading import load
-from headrace.topics import FOREVER, RETENTION, differences, retentions, wanted_topics
+from headrace.topics import FOREVER, RETENTION, differences, retentions, short_of, wanted_topics
 from streams.admin import Admin, Found
 from streams.embedded import EmbeddedKafka
 from tests.headrace.conftest import PAYMENTS, Cli
@@ -108,6 +108,8 @@ def test_settings_that_fall_short_are_told_with_the_command(
         assert told[RETENTION]["found"] == "7d"
         assert f"--entity-name {topic_prefix}.transactions.v1" in told[RETENTION]["fix"]
         assert told["message.timestamp.after.max.ms"]["wanted"] == "5m"
+        (short,) = short_of(load(file).project, kafka.bootstrap)  # what a worker warns of when it starts
+        assert (short.topic, short.found) == (f"{topic_prefix}.transactions.v1", "7d")
 
 
 def test_doctor_says_what_waits_at_the_rate_of_the_last_day(
