@@ -16,6 +16,7 @@ not safe to read while they learn. `seal` proves that the learner still is the o
 from __future__ import annotations
 
 import copyreg
+import enum
 import hashlib
 import hmac
 import io
@@ -245,7 +246,7 @@ def _dump(learner: object, unseeded: list[object]) -> bytes:
     """
     left_out = {id(generator) for generator in unseeded}
     buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=5)
+    pickler = _Pickler(buffer, protocol=5)
     pickler.dispatch_table = copyreg.dispatch_table | {
         kind: _without_state(left_out) for kind in (random.Random, np.random.RandomState)
     }
@@ -263,6 +264,14 @@ def _dump(learner: object, unseeded: list[object]) -> bytes:
             fix="define its classes and functions at the top level of the project file",
         ) from error
     return buffer.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Writes a member of an enumeration by its value: early releases of Python 3.11 write `getattr` instead."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Returns how one object is written, or that it is written as ever."""
+        return (type(obj), (obj.value,)) if isinstance(obj, enum.Enum) else NotImplemented
 
 
 def _without_state(left_out: set[int]) -> Callable[[Any], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import hmac
 import io
@@ -116,6 +117,26 @@ def test_an_opened_learner_goes_on_as_the_first_one_does() -> None:
     opened = open_sealed(seal(snapshot(learner), KEY), [KEY]).learner
 
     assert canonical_bytes(trained(opened)) == canonical_bytes(trained(learner))
+
+
+class Early(enum.Enum):
+    """Is pickled as every enumeration is in Python 3.11.0 to 3.11.3."""
+
+    ONE = "one"
+
+    def __reduce_ex__(self, proto: Any) -> Any:
+        return getattr, (type(self), self.name)
+
+
+class Holding:
+    def __init__(self) -> None:
+        self.kind = Early.ONE
+
+
+def test_an_enumeration_travels_by_its_value_whatever_python_would_write() -> None:
+    sealed = seal(snapshot(Holding()), KEY)
+    assert b"getattr" not in sealed
+    assert open_sealed(sealed, [KEY], [__name__]).learner.kind is Early.ONE
 
 
 def test_a_header_is_read_without_the_body() -> None:
