@@ -167,6 +167,8 @@ async def report(engine: Engine, store: RedisStore, every: float = 1.0) -> None:
             await store.tell(keys.STATUS, name, json.dumps(engine.status()).encode())
         except StoreError as error:  # telling is not worth a worker
             log.debug("status was not told: %s", error)
+        except Exception:  # a mistake of ours must be seen, and must not end the telling
+            log.exception("status was not told")
 
 
 class KafkaOutbox:

@@ -50,6 +50,9 @@ class Engine:
         self.context = context
         self.roles = frozenset(roles)
         self.stages: dict[Partition, list[Stage]] = {}
+        self._ends: dict[
+            Partition, int
+        ] = {}  # of the logs, as last seen: the flow knows nothing while a claim goes on
         self._folds: dict[Group, FoldStage] = {}
         self._flow: Flow | None = None
         self._checked = context.monotonic()
@@ -89,6 +92,7 @@ class Engine:
         """Claims partitions and returns where to read each from."""
         resume: dict[Partition, int] = {}
         self.stages = {}  # a claim that was cut short may have left some
+        self._ends = {partition: bounds[partition].highwater for partition in partitions}
         for partition in sorted(partitions):
             stages = await self._claim(partition, bounds[partition])
             self.stages[partition] = stages
@@ -185,8 +189,8 @@ class Engine:
         for partition in self.stages:
             topic, number = partition
             if flow is not None:
-                lag = flow.highwater(partition) - flow.position(partition)
-                metrics.lag.labels(topic, number).set(max(0, lag))
+                end = self._ends[partition] = flow.highwater(partition)
+                metrics.lag.labels(topic, number).set(max(0, end - flow.position(partition)))
             scorer = self._scorer(partition)
             if scorer is not None:
                 metrics.held.labels(topic, number).set(len(scorer.pending))
@@ -383,7 +387,7 @@ class Engine:
         fresh = sorted(context.fresh)
         groups = {}
         for partition, stages in self.stages.items():
-            end = self._flow.highwater(partition) if self._flow is not None else stages[0].next
+            end = self._ends[partition]
             for stage in stages:
                 name = stage.group.name + (f"@{stage.reader}" if stage.reader else "")
                 groups[name] = {"next": stage.next, "lag": max(0, end - stage.next)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from models.project import Project
 from models.records import PredictionRecord, Sample
 from models.spec import Model
 from streams.learn_stage import LearnStage
-from streams.log import Bounds, Partition
+from streams.log import NO_TOPIC_ID, Bounds, Partition
 from streams.replay import Replay, Stream, merged
 from streams.transport import Carrier, Fetched, Flow, Reading
 from tests.streams.audit import audit, clean, entries, fold_of_samples, kinds, model_digest, samples
@@ -554,3 +554,40 @@ async def test_a_store_that_went_back_while_nothing_came_is_filled_again(house: 
     await worker.run()
 
     assert states(house) == after
+
+
+async def test_a_worker_tells_its_status_while_it_still_claims(house: House) -> None:
+    produce(house, *business(10).payments)
+    told: list[int] = []
+
+    class Telling(DangerousStore):
+        async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
+            told.append(len(worker.engine.status()["groups"]))
+            return await super().fields(key)
+
+    worker = await house.worker()
+    worker.engine.context.store = Telling(house.store, Danger(random.Random(0), 0.0))
+    worker._positions.clear()  # as the transport's, which begins to read after the claim
+    bounds = {p: Bounds(NO_TOPIC_ID, 0, worker.highwater(p)) for p in worker.partitions}
+    worker.engine.attach(Unread())
+    await worker.engine.assigned(worker.partitions, bounds)
+
+    assert told
+    groups = worker.engine.status()["groups"]
+    assert sum(group["lag"] for name, group in groups.items() if name.startswith("engine.payments")) == 20
+
+
+class Unread:
+    """A flow that reads nothing yet."""
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        raise KeyError(partition)
+
+    def position(self, partition: Partition) -> int:
+        raise KeyError(partition)
+
+    def highwater(self, partition: Partition) -> int:
+        raise KeyError(partition)
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        raise KeyError(partitions)
