@@ -93,11 +93,14 @@ class Chain:
         if self._joined is None:
             return
         behind = [group for group in self._samples if reached(group) <= self._joined]
-        self._front, self._moment = min([self._next, *map(front, behind)]), self._began
-        self._bound, self._first = known()
+        folded = min(map(front, behind), default=END)
+        self._front, self._moment = min(self._next, folded), self._began
+        # it looks at every request that waits: only when one of them is about to be let through
+        if not behind or any(t < self._front and self._moment > since for t, since in waiting):
+            self._bound, self._first = known()
         # The samples may not be read further before the requests that wait are scored: where another round would let
         # one of them pass (it came after this one began, or the labels have gone on), this one is over.
-        better = min([labels, *map(front, behind)])
+        better = min(labels, folded)
         if not behind or any(
             t < better and (self._moment <= since or t >= self._front) for t, since in waiting
         ):
