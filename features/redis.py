@@ -277,7 +277,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Gives the connections back."""
-        self._wires.close()
+        await self._wires.close()
         await self._client.aclose()
 
     async def _do(self, command: Awaitable[Any]) -> Any:

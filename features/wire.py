@@ -48,6 +48,7 @@ class Wire(asyncio.Protocol):
         self._writer: Any = None  # asyncio's: it would close the transport when it dies
         self._transport: asyncio.Transport
         self.closed = False
+        self._gone = asyncio.Event()
 
     @classmethod
     async def open(cls, client: aio.Redis, patience: float) -> Wire:
@@ -58,7 +59,11 @@ class Wire(asyncio.Protocol):
         """
         pool = client.connection_pool
         connection: Any = pool.connection_class(**pool.connection_kwargs)
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:  # also when whoever asked gives up half-way: no pool knows of this connection
+            await connection.disconnect(nowait=True)
+            raise
         wire = cls(patience)
         # redis-py has no public way to hand an open connection over
         wire._writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
@@ -90,9 +95,10 @@ class Wire(asyncio.Protocol):
         self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
         return done
 
-    def close(self) -> None:
-        """Closes the connection; whoever waits gets an error."""
+    async def close(self) -> None:
+        """Closes the connection, its socket included; whoever waits gets an error."""
         self._fail(RedisConnectionError("the connection was closed"))
+        await self._gone.wait()
 
     # asyncio's side
 
@@ -112,6 +118,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails those who wait."""
+        self._gone.set()
         self._fail(RedisConnectionError(f"the connection was lost: {exc or 'closed by the server'}"))
 
     def _settle(self, asked: _Asked) -> None:
@@ -169,7 +176,8 @@ class Wires:
                 self._wire = await Wire.open(self._client, self._timeout)
             return self._wire
 
-    def close(self) -> None:
-        """Closes the connection, if there is one."""
-        if self._wire is not None:
-            self._wire.close()
+    async def close(self) -> None:
+        """Closes the connection, if there is one or one is being opened."""
+        async with self._opening:
+            if self._wire is not None:
+                await self._wire.close()

@@ -27,7 +27,7 @@ async def client(redis_url: str) -> AsyncIterator[aio.Redis]:
 async def wires(client: aio.Redis) -> AsyncIterator[Wires]:
     made = Wires(client, 5.0)
     yield made
-    made.close()
+    await made.close()
 
 
 async def test_replies_come_in_the_order_of_the_commands(client: aio.Redis, wires: Wires) -> None:
@@ -93,7 +93,7 @@ async def _served(answering: Answering, body: Callable[[Wires], Awaitable[None]]
     try:
         await body(wires)
     finally:
-        wires.close()
+        await wires.close()
         server.close()
 
 
@@ -124,3 +124,26 @@ async def test_what_is_no_reply_to_anything_closes_the_connection(answer: bytes,
         assert wires._wire.closed
 
     await _served(talking, body, 5.0)
+
+
+async def test_who_gives_up_while_it_is_opened_leaves_no_socket_behind() -> None:
+    met = asyncio.Event()
+    gone = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"AUTH")
+        met.set()
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    client = aio.Redis(port=server.sockets[0].getsockname()[1], password="secret", protocol=2)
+    wires = Wires(client, 5.0)
+    asking = asyncio.create_task(wires.ask(("GET", "a")))
+    await met.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.wait_for(gone.wait(), 10.0)
+    await wires.close()
+    server.close()
