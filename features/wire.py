@@ -59,11 +59,7 @@ class Wire(asyncio.Protocol):
         """
         pool = client.connection_pool
         connection: Any = pool.connection_class(**pool.connection_kwargs)
-        try:
-            await connection.connect()
-        except BaseException:  # also when whoever asked gives up half-way: no pool knows of this connection
-            await connection.disconnect(nowait=True)
-            raise
+        await connection.connect()  # closes what it has opened if it fails or is given up
         wire = cls(patience)
         # redis-py has no public way to hand an open connection over
         wire._writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
