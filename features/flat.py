@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 from .aggregation import Aggregation, Events, Segment, present
 from .fold import locate
-from .state import State
+from .small import Run, events_of, holds
+from .state import Kept, newest_event
 from .window import Lifetime, Sliding, Window
 
 MOST = 192  # events; beyond, the totals of closed blocks are faster than looking at each event
-
-Run = tuple[int, list[int], list[Any], int]  # time of the first event, offsets from it, columns, how many
 
 
 class Part(NamedTuple):
@@ -42,24 +41,28 @@ class FlatReader:
 
     Args:
         windows: each window of the view with its parts.
-        width: how many columns a state keeps.
+        codes: of the columns that a state keeps.
         slots: how many parts there are.
         own_event: whether the view counts the request's own event.
     """
 
     def __init__(
-        self, windows: Sequence[tuple[Window, Sequence[Part]]], width: int, slots: int, own_event: bool
+        self,
+        windows: Sequence[tuple[Window, Sequence[Part]]],
+        codes: Sequence[str | None],
+        slots: int,
+        own_event: bool,
     ) -> None:
         parts = [part for _, items in windows for part in items]
         self._slots = slots
         self._own_event = own_event
-        self._width = width
+        self._codes = codes
         self._needed = sorted({part.column for part in parts if part.column >= 0})
         self._ordered = any(part.aggregation.ordered for part in parts)
         self._lives = any(isinstance(window, Lifetime) and window.forget_after for window, _ in windows)
         self._windows = [_compiled(window, items) for window, items in windows]
 
-    def read(self, states: Sequence[State | None], t: int, own: Any) -> list[Any] | None:
+    def read(self, states: Sequence[Kept | None], t: int, own: Any) -> list[Any] | None:
         """Returns the value of each slot at time t, or None where the states have more than a few exact events."""
         runs = None if self._lives else self._runs(states, own)
         if runs is None:
@@ -97,12 +100,18 @@ class FlatReader:
                 out[part.slot] = part.aggregation.value(_events(part, runs, cuts, begin, end))
         return out
 
-    def _runs(self, states: Sequence[State | None], own: Any) -> list[Run] | None:
+    def _runs(self, states: Sequence[Kept | None], own: Any) -> list[Run] | None:
         """Returns the events in runs, in the order of time where one state has them all; None where it is not so."""
         runs: list[Run] = []
         n = holders = 0
         for s in states:
             if s is None:
+                continue
+            if isinstance(s, bytes):
+                run = events_of(s, self._codes, self._needed)
+                n += run[3]
+                holders += 1
+                runs.append(run)
                 continue
             n += s.n
             if s.tiles or s.base or n > MOST:
@@ -114,7 +123,7 @@ class FlatReader:
             return None
         if own is None:
             return runs
-        newer = all(s is None or not s.blocks or own.t > s.newest for s in states)
+        newer = all(s is None or _empty(s) or own.t > newest_event(s) for s in states)
         if not newer:
             found = any(s is not None and _holds(s, own) for s in states)
             return runs if found and self._own_event else None
@@ -131,7 +140,7 @@ class FlatReader:
 
     def _columns(self, cols: Sequence[Any]) -> list[Any]:
         """Returns the columns that the view reads, as lists."""
-        lists: list[Any] = [None] * self._width
+        lists: list[Any] = [None] * len(self._codes)
         for c in self._needed:
             column = cols[c]
             lists[c] = column.copy() if type(column) is list else column.tolist()
@@ -161,6 +170,12 @@ def _events(part: Part, runs: Sequence[Run], cuts: Sequence[tuple[int, int]], be
     return events
 
 
-def _holds(s: State, own: Any) -> bool:
+def _empty(s: Kept) -> bool:
+    return not isinstance(s, bytes) and not s.blocks
+
+
+def _holds(s: Kept, own: Any) -> bool:
     """Whether the request's own event stands in a state already."""
+    if isinstance(s, bytes):
+        return holds(s, own.t, own.id32)
     return bool(s.blocks) and s.floor < own.t <= s.newest and locate(s, own.t, own.id32)[0]

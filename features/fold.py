@@ -10,12 +10,11 @@ from bisect import bisect_right
 from enum import IntEnum
 
 from .plan import StatePlan
+from .small import BLOCK, SPAN
 from .state import NARROWED, TILED, Block, State, Values, new_block
 from .tiles import retire, to_base
 
-BLOCK = 64  # events a block
 CAPACITY = 512  # exact events a state; beyond, the oldest block goes into tiles
-_SPAN = 1 << 32  # milliseconds that a block can span
 
 
 class Folded(IntEnum):
@@ -45,7 +44,7 @@ def fold(plan: StatePlan, s: State, t: int, id32: int, values: Values, offset: i
     if t > s.newest:  # the common case: the newest event of its entity
         blocks = s.blocks
         block = blocks[-1] if blocks else None
-        if block is not None and len(block.t) < BLOCK and t - block.t0 < _SPAN:
+        if block is not None and len(block.t) < BLOCK and t - block.t0 < SPAN:
             if type(block.t) is not array:
                 block.thaw(plan)
             block.t.append(t - block.t0)
@@ -148,7 +147,7 @@ def _insert(plan: StatePlan, s: State, t: int, id32: int, values: Values) -> Fol
         return Folded.REVISED
     s.n += 1
     dt = t - block.t0
-    if dt >= _SPAN or (dt < 0 and block.last - t >= _SPAN):
+    if dt >= SPAN or (dt < 0 and block.last - t >= SPAN):
         s.kept = min(s.kept, k + (dt > 0))
         blocks.insert(k + (dt > 0), new_block(plan, t, id32, values))
         return Folded.FOLDED

@@ -17,8 +17,19 @@ from .errors import EventRefused, StateCorrupt
 from .fold import Folded, fold
 from .partition import partition_of
 from .plan import StatePlan
+from .small import is_small, stamp_of
 from .source import Source
-from .state import State, changes, decode, encode, stamp_of, weight
+from .state import (
+    Kept,
+    State,
+    changes,
+    decode,
+    encode,
+    newest_event,
+    opened,
+    weight,
+    whole,
+)
 from .store import Group, Patch, Position, Writes
 
 ENTITIES = 256  # entities a commit
@@ -26,7 +37,8 @@ BYTES = 256 * 1024  # bytes of keys and states a commit, beyond which it takes n
 KNOWN = 1 << 16  # keys whose partition is remembered
 
 FOLDED, REVISED = Folded.FOLDED, Folded.REVISED
-Dirty = dict[str, tuple[StatePlan, State, int]]  # what changed, and how many bytes of it are to be written
+# what changed: the bytes of a small state, or a state and how many bytes of it are to be written
+Dirty = dict[str, bytes | tuple[StatePlan, State, int]]
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -85,8 +97,8 @@ class FoldGroup:
         self._retain = {prefix: plan.retain for plan, prefix in self._folded}
         self._cache = cache
         # two generations: a cheap approximation of the least recently used
-        self._young: dict[str, State | None] = {}
-        self._old: dict[str, State | None] = {}
+        self._young: dict[str, Kept | None] = {}
+        self._old: dict[str, Kept | None] = {}
 
     def prepare(self, offset: int, key: bytes | None, value: bytes | None) -> Prepared:
         """Returns a record decoded and taken apart; a bad one carries its refusal.
@@ -177,16 +189,18 @@ class FoldGroup:
                     where=f"{self.group.name}, key {key}",
                     fix="restore Redis from one backup, or rebuild the features under a new project name",
                 )
-            state = decode(by_prefix[key[: key.index(".") + 1]], data)
-            state.stored(len(data))
+            state = opened(by_prefix[key[: key.index(".") + 1]], data)
+            if not isinstance(state, bytes):
+                state.stored(len(data))
             self._young[key] = state
 
     def state(self, plan: int, entity: str) -> State | None:
         """Returns a state at hand, as it stands now."""
         key = self.prefixes[plan] + entity
-        return self._young.get(key) or self._old.get(key)
+        state = self._young.get(key) or self._old.get(key)
+        return None if state is None else whole(self.plans[plan], state)
 
-    def cached(self, names: Sequence[str], into: dict[str, State | None]) -> list[str]:
+    def cached(self, names: Sequence[str], into: dict[str, Kept | None]) -> list[str]:
         """Puts the states at hand into a mapping and returns the keys of those that are not; an expired one is none."""
         young, old = self._young, self._old
         absent = []
@@ -198,7 +212,7 @@ class FoldGroup:
             else:
                 absent.append(key)
                 continue
-            expired = state is not None and self.expired(key, state.newest)
+            expired = state is not None and self.expired(key, newest_event(state))
             into[key] = None if expired else state
         return absent
 
@@ -215,7 +229,7 @@ class FoldGroup:
         gone = []
         for key, newest in heads:
             state = self._young.get(key) or self._old.get(key)
-            if self.expired(key, newest if state is None else state.newest):
+            if self.expired(key, newest if state is None else newest_event(state)):
                 gone.append(key)
                 self._young.pop(key, None)
                 self._old.pop(key, None)
@@ -235,7 +249,7 @@ class FoldGroup:
         by_fingerprint = {plan.fingerprint: (plan, prefix) for plan, prefix in self._folded}
         for fingerprint, entity, data in states:
             plan, prefix = by_fingerprint[fingerprint]
-            self._young[prefix + entity] = decode(plan, data)
+            self._young[prefix + entity] = opened(plan, data)
 
     @property
     def position(self) -> Position:
@@ -288,22 +302,31 @@ class FoldGroup:
         young = self._young
         more = 0
         for plan, key, id32, values in record.parts:
-            if t <= clock - plan.retain:
+            gone = clock - plan.retain
+            if t <= gone:
                 self.counts["expired"] += 1
                 continue
             state = young.get(key)
-            if state is None or state.newest <= clock - plan.retain:
+            append = plan.append
+            if append is not None and (state is None or isinstance(state, bytes)):
+                data = append(state, t, id32, values, offset + 1, gone)
+                if data is not None:
+                    more += len(data) - _size(dirty.get(key), key)
+                    young[key] = dirty[key] = data
+                    continue
+            if state is None or newest_event(state) <= gone:
                 # whether an expired one has been removed yet must not show in any bit
                 state = State()
-                young[key] = state
+            elif isinstance(state, bytes):
+                state = decode(plan, state)
             outcome = fold(plan, state, t, id32, values, offset)
             if outcome is not FOLDED:
                 self.counts[outcome.name.lower()] += 1
                 if outcome is not REVISED:
                     continue
+            young[key] = state
             size = weight(plan, state)
-            before = dirty.get(key)
-            more += size - before[2] if before is not None else size + len(key)
+            more += size - _size(dirty.get(key), key)
             dirty[key] = (plan, state, size)
         agreed = t if t < self._previous else self._previous
         if agreed > clock:
@@ -315,10 +338,23 @@ class FoldGroup:
         self._next = next_offset
         sets: dict[str, bytes] = {}
         patches: dict[str, Patch] = {}
-        for key, (plan, state, _) in dirty.items():
+        for key, changed in dirty.items():
+            if isinstance(changed, bytes):
+                sets[key] = changed
+                continue
+            plan, state, _ = changed
             change = changes(plan, state)
             if isinstance(change, Patch):
                 patches[key] = change
             else:
                 sets[key] = change
+                if plan.append is not None and is_small(change, len(plan.codes)):
+                    self._young[key] = change
         return Batch(records, Writes(sets, patches=patches), start, self.position)
+
+
+def _size(written: bytes | tuple[StatePlan, State, int] | None, key: str) -> int:
+    """Returns how many bytes of a state were to be written before; of an untouched one, less than none: its key's."""
+    if written is None:
+        return -len(key)
+    return len(written) if isinstance(written, bytes) else written[2]

@@ -20,6 +20,7 @@ from .errors import DefinitionError
 from .extract import extractor, parter
 from .fingerprint import function_fingerprint, short_digest
 from .restore import restored
+from .small import FORMAT, appender
 from .source import Entity, Source, key_text
 from .window import Lifetime
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 Values = tuple[Any, ...]
 FOREVER = 1 << 63
-FORMAT = 2  # of the bytes of a state
 CODES: dict[Kind, Literal["d", "Q"]] = {"number": "d", "hash": "Q"}  # of arrays; texts are lists
 PARTS = 32  # cells a window
 Kin = tuple[
@@ -135,6 +135,7 @@ class StatePlan:
         self.row_bytes = 8 + 8 * len(self.kinds)  # an event with its id, if no column is text
         self.plain = "text" not in self.kinds
         self.codes = [CODES.get(kind) for kind in self.kinds]
+        self.append = appender(self.codes, spec.lateness) if self.plain else None
         self.key_of = self._key_reader()
         self.extract = extractor(self.paths, self.columns, self.kinds)
         self.part = parter(self, self.by, self.paths, self.columns, self.kinds)

@@ -15,7 +15,7 @@ from .clock import NEVER
 from .flat import FlatReader, Part
 from .fold import locate
 from .plan import StatePlan
-from .state import NARROWED, State, new_block
+from .state import NARROWED, Kept, State, new_block, newest_event, whole
 from .view import FeatureView
 from .window import Lifetime, Window
 
@@ -78,7 +78,7 @@ class Reader:
             (window, [Part(p.slot, p.aggregation, p.column, p.nullable) for p in items])
             for window, items, _ in self._windows
         ]
-        self._flat = FlatReader(flat, len(plan.kinds), slots, view.own_event)
+        self._flat = FlatReader(flat, plan.codes, slots, view.own_event)
 
     def _part(self, slot: int, part: Aggregation[Any], feature: Feature[Any]) -> _Part:
         plan = self.plan
@@ -93,7 +93,7 @@ class Reader:
             plan.base_index(part, feature),
         )
 
-    def read(self, states: Sequence[State | None], t: int, own: Own | None) -> Row:
+    def read(self, states: Sequence[Kept | None], t: int, own: Own | None) -> Row:
         """Returns the values at time t.
 
         Args:
@@ -105,11 +105,12 @@ class Reader:
         bounds: dict[str, int] = {}
         out = self._flat.read(states, t, own)
         if out is None:
-            out, bounds = self._general(states, t, own)
+            opened = [None if s is None else whole(plan, s) for s in states]
+            out, bounds = self._general(opened, t, own)
         values = out
         if not self._plain:
             values = [out[k[0]] if a is None else a.combine([out[i] for i in k]) for a, k in self._outputs]
-        newest = max([s.newest for s in states if s is not None], default=NEVER)
+        newest = max([newest_event(s) for s in states if s is not None], default=NEVER)
         late = any(s is not None and t <= _settled(plan, s) for s in states)
         return Row(values, bounds, newest, late)
 
@@ -262,8 +263,9 @@ def _pieces(*runs: Run) -> list[Run]:
     return [run for run in runs if run[3] < run[4]]
 
 
-def _settled(plan: StatePlan, s: State) -> int:
-    return max(s.newest - plan.lateness, s.floor) if s.flags & NARROWED else s.newest - plan.lateness
+def _settled(plan: StatePlan, s: Kept) -> int:
+    settled = newest_event(s) - plan.lateness
+    return settled if isinstance(s, bytes) or not s.flags & NARROWED else max(settled, s.floor)
 
 
 def _place(states: Sequence[State | None], own: Own) -> tuple[int, int, int] | None:

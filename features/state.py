@@ -35,7 +35,8 @@ import msgspec
 
 from .clock import NEVER
 from .errors import StateCorrupt
-from .plan import FORMAT, StatePlan
+from .plan import StatePlan
+from .small import FORMAT, is_small, newest_of
 from .store import Patch
 
 TILED = 1  # some events live on in tiles only
@@ -144,14 +145,19 @@ class State:
         self.kept = max(0, len(self.blocks) - 1)
 
 
+Kept = State | bytes  # a small state stays as its bytes
+
+
 def new_block(plan: StatePlan, t: int, id32: int, values: Values) -> Block:
     """Returns a block of one event."""
     cols: list[Any] = [[x] if code is None else array(code, (x,)) for code, x in zip(plan.codes, values)]  # noqa: B905
     return Block(t, array("I", (0,)), cols, array("I", (id32,)))
 
 
-def encode(plan: StatePlan, s: State) -> bytes:
+def encode(plan: StatePlan, s: Kept) -> bytes:
     """Returns the bytes of a state."""
+    if isinstance(s, bytes):
+        return s
     if len(s.blocks) == 1 and not s.base and not s.tiles and plan.plain:
         return _encode_one(s, s.blocks[0])
     packed, heads, bodies, _ = _sections(plan, s)
@@ -267,14 +273,23 @@ def decode(plan: StatePlan, data: bytes) -> State:
     return s
 
 
-def stamp_of(data: bytes) -> int:
-    """Returns the position of the last change, without decoding the rest."""
-    return int.from_bytes(data[8:16], "little")
+def opened(plan: StatePlan, data: bytes) -> Kept:
+    """Returns the state of its bytes, taken apart only if it is not small.
+
+    Raises:
+        StateCorrupt: the bytes are not a state of this format.
+    """
+    return data if plan.append is not None and is_small(data, len(plan.codes)) else decode(plan, data)
 
 
-def newest_of(data: bytes) -> int:
-    """Returns the newest event time, without decoding the rest."""
-    return int.from_bytes(data[16:24], "little", signed=True)
+def whole(plan: StatePlan, s: Kept) -> State:
+    """Returns a state taken apart."""
+    return decode(plan, s) if isinstance(s, bytes) else s
+
+
+def newest_event(s: Kept) -> int:
+    """Returns the newest event time."""
+    return newest_of(s) if isinstance(s, bytes) else s.newest
 
 
 def _array(code: Literal["I", "d", "Q"], view: memoryview) -> array[Any]:

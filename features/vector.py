@@ -15,7 +15,7 @@ from .fingerprint import short_digest
 from .plan import StatePlan, key_columns, plan_for
 from .read import Own, Reader, Row
 from .source import Source, key_text
-from .state import State
+from .state import Kept
 from .transforms import Input, Scalar, column_input, function_input
 from .view import FeatureView
 
@@ -154,7 +154,7 @@ class Vector:
     # running
 
     def assemble(
-        self, event: Any, t: int, states: Sequence[Sequence[State | None]], home: Sequence[int]
+        self, event: Any, t: int, states: Sequence[Sequence[Kept | None]], home: Sequence[int]
     ) -> Assembled:
         """Returns the vector of a request.
 

@@ -10,7 +10,8 @@ from features.clock import NEVER
 from features.errors import EventRefused, StateCorrupt
 from features.partition import partition_of
 from features.plan import StatePlan
-from features.state import State, decode, newest_of, stamp_of
+from features.small import newest_of, stamp_of
+from features.state import Kept, opened
 from features.store import Group, Read
 from features.transforms import Scalar
 from features.vector import Assembled
@@ -89,7 +90,7 @@ class Scorer:
         self,
         request: Request,
         places: Sequence[Place],
-        states: Mapping[str, State | None],
+        states: Mapping[str, Kept | None],
         predictor: Predictor,
     ) -> tuple[Prediction, Assembled]:
         """Returns the prediction for a request whose states are at hand.
@@ -104,7 +105,7 @@ class Scorer:
             raise EventRefused("not_scored", error.what, where=f"model {self.model.name}") from error
 
     def assemble(
-        self, request: Request, places: Sequence[Place], states: Mapping[str, State | None]
+        self, request: Request, places: Sequence[Place], states: Mapping[str, Kept | None]
     ) -> Assembled:
         """Returns the vector of a request whose states are at hand."""
         return self.model.vector.assemble(
@@ -121,14 +122,14 @@ class Scorer:
 
 def decode_reads(
     places: Sequence[Sequence[Place]], wanted: Mapping[Group, Sequence[str]], found: Mapping[Group, Read]
-) -> tuple[dict[str, State | None], dict[Group, int]]:
+) -> tuple[dict[str, Kept | None], dict[Group, int]]:
     """Returns the states and positions of a read.
 
     Raises:
         StateCorrupt: a state was changed beyond the position that was read with it.
     """
     plans = {key: place.plan for request in places for place in request for _, key in place.reads}
-    states: dict[str, State | None] = {}
+    states: dict[str, Kept | None] = {}
     positions: dict[Group, int] = {}
     for group, names in wanted.items():
         position, values = found[group]
@@ -144,7 +145,7 @@ def decode_reads(
             plan = plans[key]
             # an expired state reads as none, whether it has been removed yet or not
             expired = data is None or newest_of(data) <= clock - plan.retain
-            states[key] = None if data is None or expired else decode(plan, data)
+            states[key] = None if data is None or expired else opened(plan, data)
     return states, positions
 
 

@@ -11,7 +11,7 @@ import msgspec
 from features.errors import EventRefused, StateCorrupt, StoreUnavailable
 from features.fold import fold
 from features.partition import partition_of
-from features.state import State
+from features.state import Kept, State, whole
 from features.transforms import Scalar
 from models.deployment import Deployment
 from models.errors import NonFiniteScore
@@ -205,14 +205,15 @@ class Asking:
         self._fallbacks.inc(len(made))
         return made
 
-    def _count(self, request: Request, places: Sequence[Place], states: dict[str, State | None]) -> None:
+    def _count(self, request: Request, places: Sequence[Place], states: dict[str, Kept | None]) -> None:
         """Folds an event into the states at hand, so that the next items of the batch see it."""
         event = request.event
         for plan, reads, home in places:
             if plan.source is not self.model.spec.request or (plan.keep is not None and not plan.keep(event)):
                 continue
             key = reads[home][1]
-            state = states.get(key) or State()
+            kept = states.get(key)
+            state = State() if kept is None else whole(plan, kept)
             fold(plan, state, request.t, plan.source.identify(event, 0), plan.extract(event), state.stamp)
             states[key] = state
 

@@ -16,7 +16,7 @@ import msgspec
 
 from features.errors import EventRefused, StateCorrupt
 from features.group import FoldGroup
-from features.state import State, decode, encode
+from features.state import Kept, encode, opened
 from features.store import NO_TOPIC, Group, Position
 from features.vector import Assembled
 from models.deployment import Deployment
@@ -90,11 +90,11 @@ class Walk:
 
     def state(self, key: str) -> bytes | None:
         """Returns the bytes of a state as it stands."""
-        found: dict[str, State | None] = {}
+        found: dict[str, Kept | None] = {}
         self.fold.cached([key], found)
         state = found.get(key)
-        if state is None:
-            return None
+        if state is None or isinstance(state, bytes):
+            return state
         known = self._encoded.get(key)
         if known is None or known[0] != state.stamp:
             known = self._encoded[key] = (state.stamp, encode(self._plans[key[: key.index(".") + 1]], state))
@@ -213,7 +213,7 @@ class Recompute:
                             taken[k][key] = walk.state(key)
         for (prediction, request, places), data in zip(ready, taken, strict=True):
             states = {
-                key: None if data[key] is None else decode(place.plan, data[key] or b"")
+                key: None if data[key] is None else opened(place.plan, data[key] or b"")
                 for place in places
                 for _, key in place.reads
             }

@@ -16,7 +16,7 @@ import msgspec
 from features.errors import EventRefused
 from features.group import FoldGroup, Prepared
 from features.source import Source
-from features.state import State
+from features.state import Kept
 from features.store import NO_TOPIC, Group, Position
 from models.join import Join
 from models.learner import Learner
@@ -127,7 +127,7 @@ class Replay:
     def _score(self, asked: _Asked, prepared: Prepared, value: bytes) -> Scoring | None:
         request = Request(prepared.event, prepared.t, 0)
         places = asked.scorer.places(request)
-        states: dict[str, State | None] = {}
+        states: dict[str, Kept | None] = {}
         for place in places:
             for group, key in place.reads:
                 if self._folds[group.topic].cached([key], states):

@@ -16,7 +16,7 @@ from features.errors import EventRefused
 from features.group import Prepared
 from features.partition import partition_of
 from features.source import Source
-from features.state import State
+from features.state import Kept
 from features.store import Group, Position, Writes
 from models.project import Project
 from models.records import PredictionRecord, encode_record
@@ -237,9 +237,9 @@ class ScoreStage(Stage):
 
     async def _states(
         self, wanted: Mapping[Group, Sequence[str]], places: Sequence[Sequence[Place]]
-    ) -> tuple[dict[str, State | None], dict[Group, int]]:
+    ) -> tuple[dict[str, Kept | None], dict[Group, int]]:
         """Returns the states behind requests: from the folds of this process where they hold them, or the store."""
-        states: dict[str, State | None] = {}
+        states: dict[str, Kept | None] = {}
         positions: dict[Group, int] = {}
         rest: dict[Group, list[str]] = {}
         for group, names in wanted.items():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from features.clock import MILLISECONDS, NEVER
 from features.group import FoldGroup
-from features.state import HEAD, newest_of
+from features.small import newest_of
+from features.state import HEAD
 from features.store import Group
 
 from .context import Context

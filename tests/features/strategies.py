@@ -40,7 +40,7 @@ from features import (
 from features.fold import Folded, fold
 from features.plan import StatePlan, plans_of
 from features.read import Own, Reader, Row
-from features.state import State, decode, encode
+from features.state import Kept, State, decode, encode, opened, whole
 
 from . import oracle
 from .oracle import Wanted
@@ -147,15 +147,21 @@ def source_of(lateness: int, *, revises: bool = False) -> Source[Payment]:
     )
 
 
-class BothWays(Reader):
-    """A reader that goes the flat way and the general one, and takes nothing for granted."""
+class EveryWay(Reader):
+    """A reader that goes the flat way, the general one and that from bytes, and takes nothing for granted."""
 
-    def read(self, states: Sequence[State | None], t: int, own: Own | None) -> Row:
+    def read(self, states: Sequence[Kept | None], t: int, own: Own | None) -> Row:
+        plan = self.plan
         row = super().read(states, t, own)
-        quick = self._flat.read(states, t, own)
+        apart = [None if s is None else whole(plan, s) for s in states]
+        quick = self._flat.read(apart, t, own)
         if quick is not None:
-            slow, bounds = self._general(states, t, own)
+            slow, bounds = self._general(apart, t, own)
             assert (oracle.bits(quick), row.bounds) == (oracle.bits(slow), bounds)
+        if plan.plain:
+            kept = [None if s is None else opened(plan, encode(plan, s)) for s in states]
+            same = super().read(kept, t, own)
+            assert (oracle.bits(same.values), same[1:]) == (oracle.bits(row.values), row[1:])
         return row
 
 
@@ -227,7 +233,7 @@ def bench(
         lambda namespace: namespace.update(body),
     )
     (plan,) = plans_of([view])
-    return Bench(plan, BothWays(view, plan), pairs)
+    return Bench(plan, EveryWay(view, plan), pairs)
 
 
 # values

@@ -16,7 +16,8 @@ from features.errors import StateCorrupt
 from features.fold import fold
 from features.plan import StatePlan, plans_of
 from features.read import Reader
-from features.state import State, decode, encode, newest_of, stamp_of
+from features.small import newest_of, stamp_of
+from features.state import State, decode, encode
 
 from . import oracle
 from .strategies import History, Payment, bench, card, long_histories, random_payment, source_of, windows_for
