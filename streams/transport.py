@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     ConsumerStoppedError,
@@ -31,7 +32,7 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
-from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from .errors import GroupRefused, LogUnreadable, PollLost, StreamsError
 from .log import Bounds, Partition
@@ -80,6 +81,27 @@ _WAIT = 0.25  # seconds that a poll waits for records before it looks whether ot
 _T = TypeVar("_T")
 
 
+class Polled(Protocol):
+    """A record as aiokafka has parsed it; `timestamp` is in ms."""
+
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class _Unwrapped(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+    """Passes records on as they were parsed: to wrap one in a dataclass takes longer than to parse it."""
+
+    def _consumer_record(self, tp: TopicPartition, record: Polled) -> Polled:
+        return record
+
+
+fetcher.PartitionRecords = _Unwrapped  # the fetcher has no other way to be told
+
+
 class Flow(Protocol):
     """What a processor may ask of the transport, from within its own calls."""
 
@@ -125,7 +147,7 @@ class Processor(Protocol):
     def wants(self, partition: Partition) -> bool:
         """Return whether the partition is to be polled now; asked before every poll."""
 
-    async def polled(self, partition: Partition, records: Sequence[ConsumerRecord], highwater: int) -> None:
+    async def polled(self, partition: Partition, records: Sequence[Polled], highwater: int) -> None:
         """Take the next records of a partition, in order; `highwater` is the end of its log."""
 
     async def idle(self) -> None:
@@ -156,7 +178,7 @@ class Fetched(NamedTuple):
     start: int
     end: int
     highwater: int
-    records: list[ConsumerRecord]
+    records: list[Polled]
 
 
 class Poll(NamedTuple):
@@ -501,9 +523,9 @@ class Thread(AIOKafkaConsumerThread):
 
     async def _drain(
         self, consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int]
-    ) -> Mapping[TopicPartition, list[ConsumerRecord]]:
+    ) -> Mapping[TopicPartition, list[Polled]]:
         try:
-            found: Mapping[TopicPartition, list[ConsumerRecord]] = await consumer._fetcher.fetched_records(
+            found: Mapping[TopicPartition, list[Polled]] = await consumer._fetcher.fetched_records(
                 list(positions), timeout=0, max_records=consumer._max_poll_records
             )
         except NoOffsetForPartitionError:

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.structs import ConsumerRecord
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import BrokerUnreachable, LogAhead, LogTruncated, PollLost, Stalled, TopicUnusable
 from streams.log import NO_TOPIC_ID, Bounds, Partition
-from streams.transport import Carrier, Fetched, Flow, Reading
+from streams.transport import Carrier, Fetched, Flow, Polled, Reading
 from streams.worker import Watchdog, run
 from tests.parts.broker import Broker
 
@@ -96,11 +95,11 @@ class Folding:
     def wants(self, partition: Partition) -> bool:
         return partition not in self.unwanted
 
-    async def polled(self, partition: Partition, records: Sequence[ConsumerRecord], highwater: int) -> None:
+    async def polled(self, partition: Partition, records: Sequence[Polled], highwater: int) -> None:
         assert self.store.owners[partition] is self
         assert highwater > records[-1].offset
         self.calls.append("polled")
-        self.store.commit(partition, [r.offset for r in records], [r.value for r in records])
+        self.store.commit(partition, [r.offset for r in records], [r.value or b"" for r in records])
 
     async def idle(self) -> None:
         self.idles += 1
@@ -265,7 +264,7 @@ class Rewinding(Folding):
         super().__init__(store)
         self.polls: dict[Partition, list[int]] = {}
 
-    async def polled(self, partition: Partition, records: Sequence[ConsumerRecord], highwater: int) -> None:
+    async def polled(self, partition: Partition, records: Sequence[Polled], highwater: int) -> None:
         polls = self.polls.setdefault(partition, [])
         polls.append(records[0].offset)
         if len(polls) == 3:
