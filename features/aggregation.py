@@ -171,6 +171,13 @@ class Aggregation(Generic[T]):
         """
         return None
 
+    def of_sum(self) -> Callable[[float, int], T] | None:
+        """Returns the value as a function of the correctly rounded sum of the values and of their number, if it is one.
+
+        Several such values of one window then share the sum.
+        """
+        return None
+
     def freeze(self, partial: Any) -> Any:
         """Returns the partial as MessagePack can hold it, in one canonical form."""
         return partial

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from math import fsum
 from typing import Any, NamedTuple
 
 from .aggregation import Aggregation, Events, Segment, present
@@ -28,11 +29,13 @@ class Part(NamedTuple):
     nullable: bool
 
 
+OfValues = Callable[[Sequence[Any]], Any]
+OfSum = Callable[[float, int], Any]
+
+
 class _Window(NamedTuple):
     window: Window
-    reach: int  # how far a sliding window reaches back; -1 for one whose start is not that simple
-    delay: int
-    columns: list[tuple[int, bool, list[tuple[int, Callable[[Sequence[Any]], Any]]]]]
+    columns: list[tuple[int, bool, list[tuple[int, OfValues, OfSum | None]]]]
     timed: list[Part]  # what needs more than the values
 
 
@@ -60,42 +63,32 @@ class FlatReader:
         self._needed = sorted({part.column for part in parts if part.column >= 0})
         self._ordered = any(part.aggregation.ordered for part in parts)
         self._lives = any(isinstance(window, Lifetime) and window.forget_after for window, _ in windows)
-        self._windows = [_compiled(window, items) for window, items in windows]
+        self._windows = [_taken(window, items) for window, items in windows]
+        self._one = _written_out(self._windows, slots)
 
     def read(self, states: Sequence[Kept | None], t: int, own: Any) -> list[Any] | None:
         """Returns the value of each slot at time t, or None where the states have more than a few exact events."""
         runs = None if self._lives else self._runs(states, own)
         if runs is None:
             return None
+        if len(runs) == 1:
+            return self._one(*runs[0], t)
         out: list[Any] = [None] * self._slots
-        one = runs[0] if len(runs) == 1 else None
-        for window, reach, delay, columns, timed in self._windows:
-            begin = t - reach if reach >= 0 else window.start(t)
-            end = t - delay
-            if one is not None:
-                t0, times, cols, n = one
-                i = bisect_right(times, begin - t0)
-                j = n if t0 + times[-1] <= end else bisect_right(times, end - t0)
-                for c, nullable, functions in columns:
-                    xs: Sequence[Any] = range(i, j) if c < 0 else cols[c] if j - i == n else cols[c][i:j]
-                    if nullable:
-                        xs = [x for x in xs if present(x)]
-                    for slot, function in functions:
-                        out[slot] = function(xs)
-                cuts = [(i, j)] if timed else []
-            else:
-                cuts = [
-                    (bisect_right(run[1], begin - run[0]), bisect_right(run[1], end - run[0])) for run in runs
-                ]
-                for c, nullable, functions in columns:
-                    if c < 0:
-                        xs = range(sum([j - i for i, j in cuts]))
-                    else:
-                        xs = [x for run, (i, j) in zip(runs, cuts, strict=True) for x in run[2][c][i:j]]
-                    if nullable:
-                        xs = [x for x in xs if present(x)]
-                    for slot, function in functions:
-                        out[slot] = function(xs)
+        for window, columns, timed in self._windows:
+            begin, end = window.start(t), t - window.delay
+            cuts = [
+                (bisect_right(run[1], begin - run[0]), bisect_right(run[1], end - run[0])) for run in runs
+            ]
+            for c, nullable, functions in columns:
+                xs: Sequence[Any]
+                if c < 0:
+                    xs = range(sum([j - i for i, j in cuts]))
+                else:
+                    xs = [x for run, (i, j) in zip(runs, cuts, strict=True) for x in run[2][c][i:j]]
+                if nullable:
+                    xs = [x for x in xs if present(x)]
+                for slot, function, _ in functions:
+                    out[slot] = function(xs)
             for part in timed:
                 out[part.slot] = part.aggregation.value(_events(part, runs, cuts, begin, end))
         return out
@@ -147,17 +140,69 @@ class FlatReader:
         return lists
 
 
-def _compiled(window: Window, items: Sequence[Part]) -> _Window:
-    columns: dict[tuple[int, bool], list[tuple[int, Callable[[Sequence[Any]], Any]]]] = {}
+def _taken(window: Window, items: Sequence[Part]) -> _Window:
+    columns: dict[tuple[int, bool], list[tuple[int, OfValues, OfSum | None]]] = {}
     timed = []
     for part in items:
         function = part.aggregation.of_values()
         if function is None:
             timed.append(part)
         else:
-            columns.setdefault((part.column, part.nullable), []).append((part.slot, function))
-    reach = window.reach if isinstance(window, Sliding) else -1
-    return _Window(window, reach, window.delay, [(*key, fs) for key, fs in columns.items()], timed)
+            taken = (part.slot, function, part.aggregation.of_sum())
+            columns.setdefault((part.column, part.nullable), []).append(taken)
+    return _Window(window, [(*key, taken) for key, taken in columns.items()], timed)
+
+
+def _written_out(
+    windows: Sequence[_Window], slots: int
+) -> Callable[[int, list[int], list[Any], int, int], list[Any]]:
+    """Returns the function from a single run and a time to the value of each slot.
+
+    It is written out and compiled: to walk through windows and columns takes as long as what is to be computed.
+    """
+    known: dict[str, Any] = {
+        "bisect_right": bisect_right,
+        "fsum": fsum,
+        "present": present,
+        "events": _events,
+    }
+    lines = [
+        "now, newest = t - t0, times[-1]",
+        *(
+            f"j{delay} = n if newest <= now - {delay} else bisect_right(times, now - {delay})"
+            for delay in sorted({w.window.delay for w in windows})
+        ),
+    ]
+    for k, (window, columns, timed) in enumerate(windows):
+        j = f"j{window.delay}"
+        if isinstance(window, Sliding):
+            lines.append(f"i = bisect_right(times, now - {window.reach})")
+        else:
+            known[f"start{k}"] = window.start
+            lines.append(f"i = bisect_right(times, start{k}(t) - t0)")
+        for c, nullable, functions in columns:
+            if c < 0:
+                lines.append(f"xs = range({j} - i)")
+            else:
+                lines.append(f"xs = cols[{c}] if {j} - i == n else cols[{c}][i:{j}]")
+                if nullable:
+                    lines.append("xs = [x for x in xs if present(x)]")
+            if any(of_sum for _, _, of_sum in functions):
+                lines.append("total, size = fsum(xs), len(xs)")
+            for slot, function, of_sum in functions:
+                known[f"f{slot}"] = of_sum or function
+                lines.append(f"v{slot} = f{slot}({'total, size' if of_sum else 'xs'})")
+        for part in timed:
+            known[f"p{part.slot}"], known[f"f{part.slot}"] = part, part.aggregation.value
+            begin = f"t - {window.reach}" if isinstance(window, Sliding) else f"start{k}(t)"
+            cut = f"[(t0, times, cols, n)], [(i, {j})], {begin}, t - {window.delay}"
+            lines.append(f"v{part.slot} = f{part.slot}(events(p{part.slot}, {cut}))")
+    body = "\n".join(
+        f"    {line}" for line in [*lines, f"return [{', '.join(f'v{k}' for k in range(slots))}]"]
+    )
+    exec(f"def one(t0, times, cols, n, t):\n{body}", known)  # noqa: S102  # made of numbers
+    made: Callable[[int, list[int], list[Any], int, int], list[Any]] = known["one"]
+    return made
 
 
 def _events(part: Part, runs: Sequence[Run], cuts: Sequence[tuple[int, int]], begin: int, end: int) -> Events:

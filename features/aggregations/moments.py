@@ -105,6 +105,10 @@ class Sum(_Total[float]):
         """Returns the sum."""
         return fsum
 
+    def of_sum(self) -> Callable[[float, int], float]:
+        """Returns it."""
+        return lambda total, _: total
+
 
 class Mean(_Total[float | None]):
     """The sum divided by the number of values; missing where there is none."""
@@ -121,6 +125,10 @@ class Mean(_Total[float | None]):
     def of_values(self) -> Callable[[Sequence[float]], float | None]:
         """Returns the mean."""
         return lambda xs: fsum(xs) / len(xs) if xs else None
+
+    def of_sum(self) -> Callable[[float, int], float | None]:
+        """Returns the mean."""
+        return lambda total, n: total / n if n else None
 
 
 class Variance(Aggregation[float | None]):

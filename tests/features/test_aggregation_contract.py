@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from array import array
 from collections.abc import Callable, Sequence
@@ -284,6 +285,9 @@ def test_the_value_of_values_alone_has_the_bits_of_the_folded_verbs(name: str, d
         assert bits(got) == bits(expected)
         if not a.ordered:
             assert bits(of_values(xs[::-1])) == bits(expected)
+        of_sum = a.of_sum()
+        if of_sum is not None:
+            assert bits(of_sum(math.fsum(xs), len(xs))) == bits(expected)
 
 
 @pytest.mark.parametrize("name", exported())
