@@ -6,7 +6,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -436,7 +436,7 @@ async def test_a_partition_may_be_taken_away_while_a_poll_of_it_is_in_hand() -> 
     processor = Steering(partition)
     carrier = Carrier(processor, {"t": 1})
     carrier.readings[partition] = Reading(10, 20)
-    (poll,) = carrier.take(carrier.open(), {partition: Fetched(10, 11, 25, [object()])})
+    (poll,) = carrier.take(carrier.open(), {partition: Fetched(10, 11, 25, [cast("Any", object())])})
     delivery = asyncio.create_task(carrier.deliver(poll))
     await processor.begun.wait()
     release = asyncio.create_task(carrier.release())
