@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
+from hashlib import sha1
 from typing import Any, cast
+from urllib.parse import urlsplit
 
-import redis.asyncio as aio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
@@ -28,19 +26,28 @@ from . import keys
 from .errors import StoreError, StoreUnavailable
 from .memory import partitions_changed, topic_changed
 from .store import Adoption, Answer, Group, Position, Read, Status, Writes
-from .wire import Wires
+from .wire import Command, Wires
 
-# What passes when somebody mends the server. The client makes errors of their own of some; within a script Redis 6.2
+# What passes when somebody mends the server. redis-py makes errors of their own of some; within a script Redis 6.2
 # wraps the others: "ERR Error running script (...): @user_script:22: -OOM command not allowed ...".
 _FOR_NOW = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
 _FOR_NOW_CODES = re.compile(
     r"(^|-)(OOM|LOADING|MASTERDOWN|READONLY|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN) "
 )
 
+
+class Script:
+    """A script and the digest by which Redis knows it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 # Position: topic id 1-16, next 17-24, clock 25-32, previous 33-40, first 41-48, token 49-64 (1-based, inclusive).
 # SET and DEL cannot meet a wrong type; the hash and what is patched are checked before the first write, so a script
 # that has begun to write runs to its end.
-_COMMIT = """
+_COMMIT = Script("""
 local stored = redis.call('GET', KEYS[1])
 if not stored then return {2, ''} end
 local start, finish, counts = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
@@ -87,40 +94,30 @@ while gone > 0 do
 end
 redis.call('SET', KEYS[1], finish)
 return {0, finish}
-"""
+""")
 
-_CLAIM = """
+_CLAIM = Script("""
 local stored = redis.call('GET', KEYS[1])
 if not stored then redis.call('SET', KEYS[1], ARGV[1]); return ARGV[1] end
 if string.sub(stored, 1, 16) ~= string.sub(ARGV[1], 1, 16) then return stored end
 local taken = string.sub(stored, 1, 48) .. string.sub(ARGV[1], 49, 64)
 redis.call('SET', KEYS[1], taken)
 return taken
-"""
+""")
 
-_NUMBER = """
+_NUMBER = Script("""
 local n = redis.call('HGET', KEYS[1], ARGV[1])
 if not n then
   n = redis.call('HLEN', KEYS[1])
   redis.call('HSET', KEYS[1], ARGV[1], n)
 end
 return tonumber(n)
-"""
+""")
 
 # one decision a field, numbered in the order in which they were made
-_ADOPT = """
+_ADOPT = Script("""
 return redis.call('HSETNX', KEYS[1], ARGV[1], redis.call('HLEN', KEYS[1]) .. ' ' .. ARGV[2])
-"""
-
-
-class _PacksInC:
-    """A connection that packs commands as redis-py's blocking one does; the asyncio one takes three times as long."""
-
-    _serializer = HiredisRespSerializer()
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """Returns a command in the protocol of Redis."""
-        return cast("list[bytes]", self._serializer.pack(*args))
+""")
 
 
 class RedisStore:
@@ -132,41 +129,28 @@ class RedisStore:
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        # a lost reply must reach the caller: the position tells whether the write was applied, a retry would guess
-        self._client = aio.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-        self._wires = Wires(self._client, timeout)
-        pool = self._client.connection_pool
-        pool.connection_class = type("Connection", (_PacksInC, pool.connection_class), {})
-        self._commit = self._client.register_script(_COMMIT)
-        self._claim = self._client.register_script(_CLAIM)
-        self._adopt = self._client.register_script(_ADOPT)
-        self._number = self._client.register_script(_NUMBER)
+        self._where = urlsplit(url).netloc.rpartition("@")[2]
+        # reads and what is as short have a connection of their own: no prediction waits behind a snapshot
+        self._quick = Wires(url, timeout)
+        self._bulk = Wires(url, timeout)
         self.trips = 0  # round trips so far, for the test that counts them
 
     async def groups(self, project: str, topic: str, plans: str, partitions: int) -> list[Group]:
         """Returns the groups of a topic."""
         name = f"{project}/{topic}"
-        await self._do(self._client.hsetnx(keys.TOPICS, name, str(partitions)))
-        known = int(await self._do(self._client.hget(keys.TOPICS, name)))
+        _, pinned = await self._ask(("HSETNX", keys.TOPICS, name, partitions), ("HGET", keys.TOPICS, name))
+        known = int(pinned)
         if known != partitions:
             raise partitions_changed(topic, known, partitions)
         groups = []
         for p in range(partitions):
-            number = await self._do(self._number(keys=[keys.GROUPS], args=[f"{name}/{p}/{plans}"]))
+            number = await self._run(_NUMBER, [keys.GROUPS], f"{name}/{p}/{plans}")
             groups.append(Group(topic, p, keys.tag(int(number))))
         return groups
 
     async def codes(self, fingerprints: Sequence[str]) -> dict[str, str]:
         """Returns the code of each plan."""
-        return {
-            f: keys.code(int(await self._do(self._number(keys=[keys.PLANS], args=[f])))) for f in fingerprints
-        }
+        return {f: keys.code(int(await self._run(_NUMBER, [keys.PLANS], f))) for f in fingerprints}
 
     async def layouts(self, project: str, topic: str) -> list[Adoption]:
         """Returns what was decided for a topic, oldest first."""
@@ -179,11 +163,11 @@ class RedisStore:
     async def adopt(self, project: str, topic: str, adoption: Adoption) -> None:
         """Remembers a decision, unless there is one."""
         value = b" ".join((adoption.layout.encode(), adoption.states))
-        await self._do(self._adopt(keys=[keys.layouts(project, topic)], args=[adoption.needed, value]))
+        await self._run(_ADOPT, [keys.layouts(project, topic)], adoption.needed, value)
 
     async def claim(self, group: Group, initial: Position, reader: str = "") -> Position:
         """Takes the group over."""
-        stored = await self._do(self._claim(keys=[keys.position(group.tag, reader)], args=[initial.pack()]))
+        stored = await self._run(_CLAIM, [keys.position(group.tag, reader)], initial.pack())
         position = Position.unpack(stored)
         if position.topic_id != initial.topic_id:
             raise topic_changed(group)
@@ -216,15 +200,15 @@ class RedisStore:
                 len(gone),
             )
         )
-        args = [start.pack(), end.pack(), counts, *writes.sets.values(), *patches, *fields, *gone]
-        status, stored = await self._do(self._commit(keys=names, args=args))
+        args = (start.pack(), end.pack(), counts, *writes.sets.values(), *patches, *fields, *gone)
+        status, stored = await self._run(_COMMIT, names, *args)
         position = Position.unpack(stored) if stored else Position.start(start.topic_id)
         return Answer(Status(status), position)
 
     async def read(self, wanted: Mapping[Group, Sequence[str]]) -> dict[Group, Read]:
         """Returns values and positions, in one round trip."""
         commands = [("MGET", keys.position(group.tag), *names) for group, names in wanted.items()]
-        replies = await self._do(self._wires.ask(*commands))
+        replies = await self._do(self._quick.ask(*commands))
         self.trips += 1
         return {
             group: Read(None if reply[0] is None else Position.unpack(reply[0]), reply[1:])
@@ -233,52 +217,64 @@ class RedisStore:
 
     async def get(self, key: str) -> bytes | None:
         """Returns one value."""
-        return cast("bytes | None", await self._do(self._client.get(key)))
+        (value,) = await self._ask(("GET", key))
+        return cast("bytes | None", value)
 
     async def heads(self, keys: Sequence[str], size: int) -> list[bytes | None]:
         """Returns the first bytes of values."""
-        heads = await self._do(self._wires.ask(*[("GETRANGE", key, 0, size - 1) for key in keys]))
+        heads = await self._do(self._quick.ask(*[("GETRANGE", key, 0, size - 1) for key in keys]))
         return [head or None for head in heads]
 
     async def tell(self, key: str, field: str, value: bytes) -> None:
         """Sets a field of a hash that nothing depends on."""
-        await self._do(cast("Awaitable[Any]", self._client.hset(key, field, value)))
+        await self._ask(("HSET", key, field, value))
 
     async def note(self, values: Mapping[str, bytes]) -> None:
         """Sets values that no state depends on."""
-        pipeline = self._client.pipeline(transaction=False)
-        for key, value in values.items():
-            pipeline.set(key, value)
-        await self._do(pipeline.execute())
+        await self._ask(*[("SET", key, value) for key, value in values.items()])
 
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         """Returns some keys that begin with a prefix."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix) + "*"
-        following, found = await self._do(self._client.scan(cursor, match=pattern, count=500))
+        ((following, found),) = await self._ask(("SCAN", cursor, "MATCH", pattern, "COUNT", 500))
         return int(following), [key.decode() for key in found]
 
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash, a part at a time so that others are served in between."""
-        found: dict[bytes, bytes] = {}
-        cursor = 0
-        while True:
-            cursor, part = await self._do(self._client.hscan(key, cursor, count=1000))
-            found.update(part)
-            if cursor == 0:
-                return list(found.items())
-
-    async def ping(self) -> None:
-        """Asks whether Redis answers.
-
-        Raises:
-            StoreUnavailable: it does not.
-        """
-        await self._do(cast("Awaitable[Any]", self._client.ping()))
+        return list((await self._do(self._walked(key))).items())
 
     async def close(self) -> None:
         """Gives the connections back."""
-        await self._wires.close()
-        await self._client.aclose()
+        await self._quick.close()
+        await self._bulk.close()
+
+    async def _ask(self, *commands: Command) -> list[Any]:
+        return cast("list[Any]", await self._do(self._bulk.ask(*commands)))
+
+    async def _run(self, script: Script, names: Sequence[str], *args: str | bytes | int) -> Any:
+        return await self._do(self._evaluated(script, len(names), *names, *args))
+
+    async def _evaluated(self, script: Script, *rest: str | bytes | int) -> Any:
+        try:
+            (reply,) = await self._bulk.ask(("EVALSHA", script.sha, *rest))
+        except NoScriptError:  # so nothing was done; the text makes it known
+            (reply,) = await self._bulk.ask(("EVAL", script.text, *rest))
+        return reply
+
+    async def _walked(self, key: str) -> dict[bytes, bytes]:
+        # all on one connection: a server that was started since puts the fields into another order, and the cursor of
+        # the one before leaves some of them out
+        wire = await self._bulk.wire()
+        found: dict[bytes, bytes] = {}
+        cursor = b"0"
+        while True:
+            (reply,) = await wire.ask(("HSCAN", key, cursor, "COUNT", 1000))
+            if isinstance(reply, RedisError):
+                raise reply
+            cursor, part = reply
+            found.update(zip(part[::2], part[1::2], strict=True))
+            if cursor == b"0":
+                return found
 
     async def _do(self, command: Awaitable[Any]) -> Any:
         task = asyncio.current_task()
@@ -288,30 +284,23 @@ class RedisStore:
         except AuthenticationError as error:
             raise StoreUnavailable(
                 f"Redis does not let us in: {error}",
-                where=_address(self._client),
+                where=self._where,
                 fix="put the right user and password into the URL of Redis, in HEADRACE_REDIS or .env",
             ) from error
-        except (RedisConnectionError, RedisTimeoutError, NoScriptError) as error:
+        except (RedisConnectionError, RedisTimeoutError) as error:
             raise StoreUnavailable(
                 f"Redis does not answer: {error}",
-                where=_address(self._client),
+                where=self._where,
                 fix="start Redis, or give its address with --redis or HEADRACE_REDIS",
             ) from error
         except ResponseError as error:
             if isinstance(error, _FOR_NOW) or _FOR_NOW_CODES.search(str(error)):
-                raise StoreUnavailable(
-                    f"Redis refuses for now: {error}", where=_address(self._client)
-                ) from error
-            raise StoreError(f"Redis refused a command: {error}", where=_address(self._client)) from error
+                raise StoreUnavailable(f"Redis refuses for now: {error}", where=self._where) from error
+            raise StoreError(f"Redis refused a command: {error}", where=self._where) from error
         except RedisError as error:
-            raise StoreError(f"Redis failed: {error}", where=_address(self._client)) from error
+            raise StoreError(f"Redis failed: {error}", where=self._where) from error
         if task is not None and task.cancelling() > asked_to_end:
-            # The client uses wait_for, which in Python 3.11 swallows a cancellation that comes with the result: the
-            # loops that call us would go on for ever.
+            # redis-py opens connections with wait_for, which in Python 3.11 swallows a cancellation that comes with the
+            # result: the loops that call us would go on for ever.
             raise asyncio.CancelledError
         return answer
-
-
-def _address(client: aio.Redis) -> str:
-    options = client.connection_pool.connection_kwargs
-    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"

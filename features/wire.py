@@ -2,7 +2,7 @@
 
 Commands are written as they come and answered in order, so whoever asks next never waits for whoever asked before. It
 costs a fifth of the time of a connection that is taken from a pool, used and given back; redis-py opens it (address,
-TLS, login), and hiredis speaks the protocol.
+TLS, login) and names the errors, and hiredis speaks the protocol.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from collections import deque
 from typing import Any
 
 import hiredis
-import redis.asyncio as aio
+from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Command = tuple[str | bytes | int, ...]
@@ -44,21 +47,27 @@ class Wire(asyncio.Protocol):
         self._timeout = timeout
         self._waiting: deque[_Asked] = deque()
         self._watch: asyncio.TimerHandle | None = None
-        self._reader = hiredis.Reader()
+        self._reader = hiredis.Reader(replyError=DefaultParser.parse_error)
         self._writer: Any = None  # asyncio's: it would close the transport when it dies
         self._transport: asyncio.Transport
         self.closed = False
         self._gone = asyncio.Event()
 
     @classmethod
-    async def open(cls, client: aio.Redis, patience: float) -> Wire:
-        """Returns a new connection to where a client connects; `patience` is its timeout.
+    async def open(cls, url: str, patience: float) -> Wire:
+        """Returns a new connection to a server; `patience` is its timeout.
 
         Raises:
             RedisError: it cannot be opened.
         """
-        pool = client.connection_pool
-        connection: Any = pool.connection_class(**pool.connection_kwargs)
+        given: dict[str, Any] = {
+            "socket_timeout": patience,
+            "socket_connect_timeout": patience,
+            **parse_url(url),
+        }
+        given.pop("max_connections", None)  # of a pool, which this is not
+        made: Any = given.pop("connection_class", Connection)
+        connection = made(**given | {"retry": Retry(NoBackoff(), 0), "protocol": 2, "driver_info": None})
         await connection.connect()  # closes what it has opened if it fails or is given up
         wire = cls(patience)
         # redis-py has no public way to hand an open connection over
@@ -68,14 +77,13 @@ class Wire(asyncio.Protocol):
         return wire
 
     def ask(self, *commands: Command) -> asyncio.Future[list[Any]]:
-        """Writes commands and returns the future of their replies, in their order.
+        """Writes commands and returns the future of their replies, in their order; a refusal is a reply as well.
 
-        A reply that is an error is raised, the first of several. Who gives up waiting changes nothing for the others.
+        Who gives up waiting changes nothing for the others.
 
         Raises:
             RedisConnectionError: the connection is closed; the commands may have taken effect if it was open before.
             RedisTimeoutError: there was no reply in time; the same holds.
-            ResponseError: Redis refused a command.
         """
         done: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.closed:
@@ -108,7 +116,8 @@ class Wire(asyncio.Protocol):
                 asked.replies.append(reply)
                 if len(asked.replies) == asked.count:
                     waiting.popleft()
-                    self._settle(asked)
+                    if not asked.done.done():  # else given up
+                        asked.done.set_result(asked.replies)
         except (hiredis.ProtocolError, IndexError) as error:
             self._fail(RedisConnectionError(f"what came was no reply: {error}"))
 
@@ -116,15 +125,6 @@ class Wire(asyncio.Protocol):
         """Fails those who wait."""
         self._gone.set()
         self._fail(RedisConnectionError(f"the connection was lost: {exc or 'closed by the server'}"))
-
-    def _settle(self, asked: _Asked) -> None:
-        if asked.done.done():
-            return  # given up
-        refused = next((reply for reply in asked.replies if isinstance(reply, hiredis.ReplyError)), None)
-        if refused is None:
-            asked.done.set_result(asked.replies)
-        else:
-            asked.done.set_exception(ResponseError(str(refused)))
 
     def _look(self) -> None:
         """Fails everything when the oldest has waited too long; comes again while anything waits."""
@@ -151,25 +151,46 @@ class Wire(asyncio.Protocol):
 
 
 class Wires:
-    """The way to one open connection at a time: opened when it is first needed, and again when it was lost."""
+    """The way to one open connection at a time: opened when it is first needed, and again when it was lost.
 
-    def __init__(self, client: aio.Redis, timeout: float) -> None:
-        self._client = client
+    Args:
+        url: of the server.
+        timeout: seconds that a reply may take.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url
         self._timeout = timeout
         self._wire: Wire | None = None
         self._opening = asyncio.Lock()
 
-    async def ask(self, *commands: Command) -> list[Any]:
-        """Returns the replies to commands; raises what `Wire.ask` does."""
+    async def wire(self) -> Wire:
+        """Returns the open connection.
+
+        Raises:
+            RedisError: it cannot be opened.
+        """
         wire = self._wire
-        if wire is None or wire.closed:
-            wire = await self._open()
-        return await wire.ask(*commands)
+        return await self._open() if wire is None or wire.closed else wire
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Returns the replies to commands.
+
+        Nothing is ever sent again: of a lost reply only the caller can know what it means.
+
+        Raises:
+            RedisError: a command was refused (the first of them is told), or what `Wire.ask` and `wire` raise.
+        """
+        replies = await (await self.wire()).ask(*commands)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise reply
+        return replies
 
     async def _open(self) -> Wire:
         async with self._opening:
             if self._wire is None or self._wire.closed:
-                self._wire = await Wire.open(self._client, self._timeout)
+                self._wire = await Wire.open(self._url, self._timeout)
             return self._wire
 
     async def close(self) -> None:

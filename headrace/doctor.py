@@ -60,7 +60,8 @@ class _Inspected(RedisStore):
 
     async def facts(self) -> dict[str, str]:
         """Returns what INFO tells."""
-        return {str(k): str(v) for k, v in (await self._do(self._client.info())).items()}
+        (told,) = await self._ask(("INFO",))
+        return dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
 
 
 def examine(settings: Settings, file: Path | None) -> list[Finding]:

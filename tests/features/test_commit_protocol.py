@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ from features.errors import StoreUnavailable
 from features.memory import MemoryStore
 from features.redis import RedisStore
 from features.store import Group, Position, Status, Store, Writes
+from features.wire import Command, Wire
 
 TOPIC = b"t" * 16
 TOKENS = [bytes([letter]) * 16 for letter in b"abc"]
@@ -171,6 +173,30 @@ async def test_a_commit_is_one_round_trip(redis_url: str) -> None:
 
         assert proxy.trips - before == 1
         await store.close()
+
+
+async def test_a_hash_is_never_read_on_with_the_cursor_of_another_connection(
+    redis_url: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was started in between has another order: fields would be missing, and nobody would know."""
+    store = RedisStore(redis_url)
+    group, start = await claimed(store)
+    name, fields = keys.join(group.tag), {b"%d" % k: b"v" for k in range(1_200)}
+    await store.commit(group, start, start._replace(next=1), Writes({}, (), name, dict(fields)))
+    ask = Wire.ask
+
+    async def lost_behind_the_reply(wire: Wire, *commands: Command) -> list[Any]:
+        replies = await ask(wire, *commands)
+        raw.client_kill_filter(_type="normal", skipme=True)
+        await wire._gone.wait()
+        return replies
+
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailable):
+        patch.setattr(Wire, "ask", lost_behind_the_reply)
+        await store.fields(name)
+
+    assert dict(await store.fields(name)) == fields
+    await store.close()
 
 
 async def test_a_redis_without_memory_is_unavailable_and_has_written_nothing(

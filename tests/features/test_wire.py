@@ -24,8 +24,8 @@ async def client(redis_url: str) -> AsyncIterator[aio.Redis]:
 
 
 @pytest.fixture
-async def wires(client: aio.Redis) -> AsyncIterator[Wires]:
-    made = Wires(client, 5.0)
+async def wires(redis_url: str) -> AsyncIterator[Wires]:
+    made = Wires(redis_url, 5.0)
     yield made
     await made.close()
 
@@ -89,7 +89,7 @@ async def _blocked(client: aio.Redis) -> None:
 async def _served(answering: Answering, body: Callable[[Wires], Awaitable[None]], patience: float) -> None:
     server = await asyncio.start_server(answering, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    wires = Wires(aio.Redis(port=port, protocol=2, driver_info=None), patience)
+    wires = Wires(f"redis://127.0.0.1:{port}", patience)
     try:
         await body(wires)
     finally:
@@ -126,8 +126,8 @@ async def test_what_is_no_reply_to_anything_closes_the_connection(answer: bytes,
     await _served(talking, body, 5.0)
 
 
-async def test_closing_waits_for_the_socket(client: aio.Redis) -> None:
-    wires = Wires(client, 5.0)
+async def test_closing_waits_for_the_socket(redis_url: str) -> None:
+    wires = Wires(redis_url, 5.0)
     await wires.ask(("PING",))
     assert wires._wire is not None
     held = wires._wire._transport.get_extra_info("socket")

@@ -234,7 +234,7 @@ async def test_a_state_beyond_its_position_is_never_served(served: Served) -> No
     stored = await served.store.get(keys.position(group.tag))
     assert stored is not None
     rewound = stored[:16] + (1).to_bytes(8, "little") + stored[24:]
-    await served.store._client.set(keys.position(group.tag), rewound)
+    await served.store.note({keys.position(group.tag): rewound})
     for path in ("/v1/features/Card/c1", None):
         answer = await (served.client.get(path) if path else served.client.post(URL, content=body(card="c1")))
         assert (answer.status_code, answer.json()["type"]) == (500, "urn:headrace:problem:state-corrupt")
