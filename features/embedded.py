@@ -50,6 +50,8 @@ class EmbeddedRedis:
         True
     """
 
+    OPTIONS: tuple[str, ...] = ()  # more of redis-server, for other kinds of server
+
     def __init__(self, folder: Path, owned: bool, appendonly: bool) -> None:
         self._folder = folder
         self._owned = owned
@@ -117,7 +119,7 @@ class EmbeddedRedis:
     def _start_on_free_port(self) -> None:
         # Another process may take the port between our look and the server's bind: then look again.
         for attempt in range(1, _PORT_TRIES + 1):
-            self._port = free_port()
+            self._port = self._free_port()
             try:
                 self._spawn()
             except EmbeddedRedisError as error:
@@ -125,6 +127,10 @@ class EmbeddedRedis:
                     raise
             else:
                 return
+
+    @staticmethod
+    def _free_port() -> int:
+        return free_port()
 
     def _spawn(self) -> None:
         command = [
@@ -140,6 +146,7 @@ class EmbeddedRedis:
             *("--dir", str(self._folder), "--logfile", str(self._log), "--daemonize", "no"),
             *("--appendonly", "yes" if self._appendonly else "no", "--appendfsync", "everysec", "--save", ""),
             *("--maxmemory-policy", "noeviction"),
+            *self.OPTIONS,
         ]
         self._log.write_bytes(b"")
         self._process = subprocess.Popen(

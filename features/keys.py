@@ -1,16 +1,16 @@
 """Every key in Redis.
 
-A fold group has one hash tag, `{g<n>}`, so all of it lives in one slot; tags are short because a key costs more than a
-state.
+A fold group has one hash tag, so all of it lives in one slot of a cluster; tags are short because a key costs more
+than a state. Two letters beside the number choose the slot, so that groups spread; older deployments have `{g<n>}`.
 
-    {g7}@             position of the group: topic id, next offset, clock, token
-    {g7}@score        position of another reader of the same partition: score, join or learn
-    {g7}a.<entity>    state of an entity under the plan with code `a`
-    {g7}mark          what the owner of the group tells other workers: time of its next record and request
-    {g7}join          pending predictions of a model's log, a hash
-    {g7}model         newest snapshot of a model
-    {g7}kept          the metrics that belong to it and some earlier versions, a hash
-    headrace:groups   which group has which number, a hash
+    {7qy}@             position of the group: topic id, next offset, clock, token
+    {7qy}@score        position of another reader of the same partition: score, join or learn
+    {7qy}a.<entity>    state of an entity under the plan with code `a`
+    {7qy}mark          what the owner of the group tells other workers: time of its next record and request
+    {7qy}join          pending predictions of a model's log, a hash
+    {7qy}model         newest snapshot of a model
+    {7qy}kept          the metrics that belong to it and some earlier versions, a hash
+    headrace:groups   which group has which tag, a hash
     headrace:plans    which state fingerprint has which code, a hash
     headrace:status   what each process says of itself, a hash
     headrace:topics   how many partitions a topic had when its groups were made, a hash
@@ -19,17 +19,46 @@ state.
 
 from __future__ import annotations
 
+from binascii import crc_hqx
+from itertools import product
+
 GROUPS = "headrace:groups"
 PLANS = "headrace:plans"
 TOPICS = "headrace:topics"
 STATUS = "headrace:status"
 
+SLOTS = 16_384  # of a cluster
+
 _DIGITS = "abcdefghijklmnopqrstuvwxyz"
+_PAIRS = ["".join(pair) for pair in product(_DIGITS, repeat=2)]
+_GOLDEN = 10_125  # slots from one group to the next: their golden section, and without a common divisor
 
 
-def tag(number: int) -> str:
-    """Returns the hash tag of a group."""
-    return f"{{g{number}}}"
+def slot(key: bytes) -> int:
+    """Returns the slot of a key in a cluster: that of what stands in its first braces, if anything does."""
+    _, opened, rest = key.partition(b"{")
+    tagged, closed, _ = rest.partition(b"}")
+    return crc_hqx(tagged if opened and closed and tagged else key, 0) % SLOTS
+
+
+def spread(number: int) -> str:
+    """Returns what stands in the tag of a group, chosen so that any consecutive ones lie evenly over the slots.
+
+    Successive multiples of the golden section lie evenly however many they are and wherever they begin; the plain
+    numbers do not: of `{g80}` to `{g95}` nothing lies in ten sixteenths of the slots.
+    """
+    wanted = number * _GOLDEN % SLOTS
+
+    def distance(name: str) -> int:
+        off = abs(slot(name.encode()) - wanted)
+        return min(off, SLOTS - off)
+
+    return min((f"{number}{pair}" for pair in _PAIRS), key=distance)
+
+
+def tag(named: str) -> str:
+    """Returns the hash tag of a group from what the store has for it: what `spread` gave, or once just a number."""
+    return f"{{g{named}}}" if named.isdigit() else f"{{{named}}}"
 
 
 def position(group_tag: str, reader: str = "") -> str:

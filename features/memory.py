@@ -15,7 +15,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.hashes: dict[str, dict[bytes, bytes]] = {}
-        self._groups: dict[str, int] = {}
+        self._groups: dict[str, str] = {}
         self._partitions: dict[str, int] = {}
         self._codes: dict[str, str] = {}
         self._layouts: dict[str, dict[str, Adoption]] = {}
@@ -27,7 +27,7 @@ class MemoryStore:
             raise partitions_changed(topic, known, partitions)
         names = [f"{project}/{topic}/{p}/{plans}" for p in range(partitions)]
         return [
-            Group(topic, p, keys.tag(self._groups.setdefault(name, len(self._groups))))
+            Group(topic, p, keys.tag(self._groups.setdefault(name, keys.spread(len(self._groups)))))
             for p, name in enumerate(names)
         ]
 

@@ -1,15 +1,20 @@
-"""The store in Redis (6.2 or newer, or Valkey): one script for each commit, one pipelined trip for each read."""
+"""The store in Redis (6.2 or newer, or Valkey, or a cluster of them).
+
+One script for each commit, one pipelined trip for each read.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha1
+from string import ascii_lowercase
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
     NoScriptError,
@@ -23,14 +28,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from . import keys
+from .cluster import Servers
 from .errors import StoreError, StoreUnavailable
 from .memory import partitions_changed, topic_changed
 from .store import Adoption, Answer, Group, Position, Read, Status, Writes
-from .wire import Command, Wires
+from .wire import Command
+
+_CONNECTIONS = 1 << 32  # a process opens fewer
 
 # What passes when somebody mends the server. redis-py makes errors of their own of some; within a script Redis 6.2
 # wraps the others: "ERR Error running script (...): @user_script:22: -OOM command not allowed ...".
-_FOR_NOW = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
+_FOR_NOW = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError, AskError)
 _FOR_NOW_CODES = re.compile(
     r"(^|-)(OOM|LOADING|MASTERDOWN|READONLY|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN) "
 )
@@ -105,13 +113,9 @@ redis.call('SET', KEYS[1], taken)
 return taken
 """)
 
-_NUMBER = Script("""
-local n = redis.call('HGET', KEYS[1], ARGV[1])
-if not n then
-  n = redis.call('HLEN', KEYS[1])
-  redis.call('HSET', KEYS[1], ARGV[1], n)
-end
-return tonumber(n)
+# what comes next is given to names that have nothing, unless somebody else was given it meanwhile
+_GIVE = Script("""
+if redis.call('HLEN', KEYS[1]) == tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], unpack(ARGV, 2)) end
 """)
 
 # one decision a field, numbered in the order in which they were made
@@ -121,18 +125,18 @@ return redis.call('HSETNX', KEYS[1], ARGV[1], redis.call('HLEN', KEYS[1]) .. ' '
 
 
 class RedisStore:
-    """States and positions in one Redis.
+    """States and positions in one Redis, or in a Redis Cluster.
 
     Args:
-        url: `redis://host:port/db`.
+        url: `redis://host:port/db`; of a cluster any of its nodes, or several: `redis://host:port,host:port`.
         timeout: seconds that a command may take before the store counts as unavailable.
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         self._where = urlsplit(url).netloc.rpartition("@")[2]
         # reads and what is as short have a connection of their own: no prediction waits behind a snapshot
-        self._quick = Wires(url, timeout)
-        self._bulk = Wires(url, timeout)
+        self._quick = Servers(url, timeout)
+        self._bulk = Servers(url, timeout)
         self.trips = 0  # round trips so far, for the test that counts them
 
     async def groups(self, project: str, topic: str, plans: str, partitions: int) -> list[Group]:
@@ -142,15 +146,14 @@ class RedisStore:
         known = int(pinned)
         if known != partitions:
             raise partitions_changed(topic, known, partitions)
-        groups = []
-        for p in range(partitions):
-            number = await self._run(_NUMBER, [keys.GROUPS], f"{name}/{p}/{plans}")
-            groups.append(Group(topic, p, keys.tag(int(number))))
-        return groups
+        names = [f"{name}/{p}/{plans}" for p in range(partitions)]
+        given = await self._given(keys.GROUPS, names, keys.spread)
+        return [Group(topic, p, keys.tag(named)) for p, named in enumerate(given)]
 
     async def codes(self, fingerprints: Sequence[str]) -> dict[str, str]:
         """Returns the code of each plan."""
-        return {f: keys.code(int(await self._run(_NUMBER, [keys.PLANS], f))) for f in fingerprints}
+        given = await self._given(keys.PLANS, fingerprints, str)
+        return {f: keys.code(int(number)) for f, number in zip(fingerprints, given, strict=True)}
 
     async def layouts(self, project: str, topic: str) -> list[Adoption]:
         """Returns what was decided for a topic, oldest first."""
@@ -236,12 +239,20 @@ class RedisStore:
     async def scan(self, prefix: str, cursor: int) -> tuple[int, list[str]]:
         """Returns some keys that begin with a prefix."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix) + "*"
-        ((following, found),) = await self._ask(("SCAN", cursor, "MATCH", pattern, "COUNT", 500))
-        return int(following), [key.decode() for key in found]
+        following, found = await self._do(self._stepped(prefix, pattern, cursor))
+        return following, [key.decode() for key in found]
 
     async def fields(self, key: str) -> list[tuple[bytes, bytes]]:
         """Returns everything in a hash, a part at a time so that others are served in between."""
         return list((await self._do(self._walked(key))).items())
+
+    async def facts(self) -> dict[str, dict[str, str]]:
+        """Returns what INFO tells of each server, by its address: one, or every master of a cluster."""
+        return cast("dict[str, dict[str, str]]", await self._do(self._told()))
+
+    async def owners(self) -> list[str | None]:
+        """Returns the address of the master of each slot, None where there is none; empty where there is no cluster."""
+        return [owner and owner.where for owner in await self._do(self._bulk.owners())]
 
     async def close(self) -> None:
         """Gives the connections back."""
@@ -250,6 +261,29 @@ class RedisStore:
 
     async def _ask(self, *commands: Command) -> list[Any]:
         return cast("list[Any]", await self._do(self._bulk.ask(*commands)))
+
+    async def _told(self) -> dict[str, dict[str, str]]:
+        told = {}
+        for master in await self._bulk.masters():
+            (info,) = await master.ask(("INFO",))
+            if isinstance(info, RedisError):
+                raise info
+            lines = info.decode().splitlines()
+            told[master.where] = dict(line.split(":", 1) for line in lines if ":" in line)
+        return told
+
+    async def _given(self, key: str, names: Sequence[str], word: Callable[[int], str]) -> list[str]:
+        """Returns what each name has in a hash; one that has nothing is given the word of the next number."""
+        while names:
+            found, given = await self._ask(("HMGET", key, *names), ("HVALS", key))
+            if None not in found:
+                return [value.decode() for value in found]
+            new = dict.fromkeys(name for name, value in zip(names, found, strict=True) if value is None)
+            # beyond all that are there, not their count: groups of old definitions may have been removed by hand
+            following = 1 + max((int(value.rstrip(ascii_lowercase.encode())) for value in given), default=-1)
+            pairs = [part for k, name in enumerate(new) for part in (name, word(following + k))]
+            await self._run(_GIVE, [key], len(given), *pairs)
+        return []
 
     async def _run(self, script: Script, names: Sequence[str], *args: str | bytes | int) -> Any:
         return await self._do(self._evaluated(script, len(names), *names, *args))
@@ -261,10 +295,21 @@ class RedisStore:
             (reply,) = await self._bulk.ask(("EVAL", script.text, *rest))
         return reply
 
+    async def _stepped(self, prefix: str, pattern: str, cursor: int) -> tuple[int, list[bytes]]:
+        wire = await self._bulk.to(prefix)
+        step, number = divmod(cursor, _CONNECTIONS)
+        # what another connection gave may be the cursor of another server: then the walk begins again
+        begun = step if number == wire.number else 0
+        (reply,) = await wire.ask(("SCAN", begun, "MATCH", pattern, "COUNT", 500))
+        if isinstance(reply, RedisError):
+            raise reply
+        following = int(reply[0])
+        return following and following * _CONNECTIONS + wire.number, reply[1]
+
     async def _walked(self, key: str) -> dict[bytes, bytes]:
         # all on one connection: a server that was started since puts the fields into another order, and the cursor of
         # the one before leaves some of them out
-        wire = await self._bulk.wire()
+        wire = await self._bulk.to(key)
         found: dict[bytes, bytes] = {}
         cursor = b"0"
         while True:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from itertools import count
 from typing import Any
+from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio.connection import Connection, parse_url
@@ -17,10 +20,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Command = tuple[str | bytes | int, ...]
+_NUMBERS = count(1)
 
 
 class _Asked:
@@ -40,11 +43,14 @@ class Wire(asyncio.Protocol):
 
     Args:
         timeout: seconds that a reply may take; then everything that waits fails, and the connection is closed.
+        lost: called when the connection is closed.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, lost: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
+        self._lost = lost
+        self.number = next(_NUMBERS)  # no other connection of this process has it
         self._waiting: deque[_Asked] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._reader = hiredis.Reader(replyError=DefaultParser.parse_error)
@@ -54,7 +60,7 @@ class Wire(asyncio.Protocol):
         self._gone = asyncio.Event()
 
     @classmethod
-    async def open(cls, url: str, patience: float) -> Wire:
+    async def open(cls, url: str, patience: float, lost: Callable[[], None] = lambda: None) -> Wire:
         """Returns a new connection to a server; `patience` is its timeout.
 
         Raises:
@@ -69,7 +75,7 @@ class Wire(asyncio.Protocol):
         made: Any = given.pop("connection_class", Connection)
         connection = made(**given | {"retry": Retry(NoBackoff(), 0), "protocol": 2, "driver_info": None})
         await connection.connect()  # closes what it has opened if it fails or is given up
-        wire = cls(patience)
+        wire = cls(patience, lost)
         # redis-py has no public way to hand an open connection over
         wire._writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
         wire._transport = wire._writer.transport
@@ -141,6 +147,7 @@ class Wire(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
+        self._lost()
         if self._watch is not None:
             self._watch.cancel()
         self._transport.abort()
@@ -156,13 +163,17 @@ class Wires:
     Args:
         url: of the server.
         timeout: seconds that a reply may take.
+        lost: called when a connection is closed.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, lost: Callable[[], None] = lambda: None) -> None:
         self._url = url
         self._timeout = timeout
+        self._lost = lost
         self._wire: Wire | None = None
         self._opening = asyncio.Lock()
+        self.host = urlsplit(url).hostname or ""
+        self.where = urlsplit(url).netloc.rpartition("@")[2]
 
     async def wire(self) -> Wire:
         """Returns the open connection.
@@ -174,23 +185,13 @@ class Wires:
         return await self._open() if wire is None or wire.closed else wire
 
     async def ask(self, *commands: Command) -> list[Any]:
-        """Returns the replies to commands.
-
-        Nothing is ever sent again: of a lost reply only the caller can know what it means.
-
-        Raises:
-            RedisError: a command was refused (the first of them is told), or what `Wire.ask` and `wire` raise.
-        """
-        replies = await (await self.wire()).ask(*commands)
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
-        return replies
+        """Returns the replies to commands; raises what `wire` and `Wire.ask` do."""
+        return await (await self.wire()).ask(*commands)
 
     async def _open(self) -> Wire:
         async with self._opening:
             if self._wire is None or self._wire.closed:
-                self._wire = await Wire.open(self._url, self._timeout)
+                self._wire = await Wire.open(self._url, self._timeout, self._lost)
             return self._wire
 
     async def close(self) -> None:

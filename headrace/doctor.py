@@ -7,11 +7,14 @@ import platform
 import socket
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from features import keys
 from features.embedded import EmbeddedRedisError, server_program
 from features.errors import HeadraceError
 from features.layout import choose, name_of
@@ -26,7 +29,7 @@ from .describe import pending
 from .errors import told
 from .opening import open_project
 from .output import size
-from .settings import Settings
+from .settings import Settings, shown
 from .topics import FOREVER, RETENTION, differences, wanted_topics
 
 Level = Literal["ok", "warning", "error"]
@@ -42,6 +45,7 @@ _PACKAGES = (
 )
 _OLDEST_PYTHON = (3, 11)
 _OLDEST_REDIS = (6, 2)
+GROUPS_A_MASTER = 4  # of a cluster: with fewer, one master may have twice the load of another
 _DAY = 86_400  # seconds
 _ROOMY = 0.7  # of max_pending: a peak is above the mean of a day
 
@@ -53,15 +57,6 @@ class Finding(NamedTuple):
     what: str
     found: str
     fix: str = ""
-
-
-class _Inspected(RedisStore):
-    """A store that can be asked how its Redis is set."""
-
-    async def facts(self) -> dict[str, str]:
-        """Returns what INFO tells."""
-        (told,) = await self._ask(("INFO",))
-        return dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
 
 
 def examine(settings: Settings, file: Path | None) -> list[Finding]:
@@ -215,19 +210,56 @@ def _waiting(admin: Admin, project: Project) -> list[Finding]:
 
 
 async def _redis(url: str, project: Project | None) -> list[Finding]:
-    store = _Inspected(url, timeout=5.0)
+    store = RedisStore(url, timeout=5.0)
     try:
-        facts = await store.facts()
-        states = [] if project is None else await states_of(project, store)
+        owners = await store.owners()
+        findings = [] if not owners else _cluster(owners, await _tags(project, store))
+        for where, facts in (await store.facts()).items():
+            findings += _redis_findings(facts, f" at {where}" if owners else "")
+        return findings + ([] if project is None else await states_of(project, store))
     except HeadraceError as error:
-        return [
-            Finding(
-                "error", f"Redis at {_shown(url)}", error.what, error.fix or "start Redis, or give --redis"
-            )
-        ]
+        fix = error.fix or "start Redis, or give --redis"
+        return [Finding("error", f"Redis at {urlsplit(shown(url)).netloc}", error.what, fix)]
     finally:
         await store.close()
-    return _redis_findings(facts) + states
+
+
+async def _tags(project: Project | None, store: Store) -> list[str]:
+    """Returns the hash tags of the deployed groups, of all projects where none is given."""
+    begins = b"" if project is None else f"{project.name}/".encode()
+    return [
+        keys.tag(named.decode()) for name, named in await store.fields(keys.GROUPS) if name.startswith(begins)
+    ]
+
+
+def _cluster(owners: Sequence[str | None], tags: Sequence[str]) -> list[Finding]:
+    """Returns what there is to say of a cluster and of how groups lie in it."""
+    masters = set(owners) - {None}
+    uncovered = sum(owner is None for owner in owners)
+    findings = [
+        Finding(
+            "error" if uncovered else "ok",
+            "Redis Cluster",
+            f"{len(masters)} masters, {len(owners) - uncovered} of {len(owners)} slots served",
+            "start the missing masters, or run redis-cli --cluster fix" if uncovered else "",
+        )
+    ]
+    if not tags:
+        return findings
+    on = Counter(owners[keys.slot(tag.encode())] for tag in tags)
+    few = len(tags) < GROUPS_A_MASTER * len(masters)
+    return [
+        *findings,
+        Finding(
+            "warning" if few else "ok",
+            "groups in the cluster",
+            f"{len(tags)} on {len(masters)} masters: {min(on[m] for m in masters)} to {max(on.values())} on each",
+            f"below {GROUPS_A_MASTER} groups a master one may have twice the load of another: give a new topic version "
+            "more partitions, or the cluster fewer masters"
+            if few
+            else "",
+        ),
+    ]
 
 
 async def states_of(project: Project, store: Store) -> list[Finding]:
@@ -263,13 +295,13 @@ async def states_of(project: Project, store: Store) -> list[Finding]:
     return findings
 
 
-def _redis_findings(facts: dict[str, str]) -> list[Finding]:
+def _redis_findings(facts: dict[str, str], where: str) -> list[Finding]:
     number = tuple(int(part) for part in facts.get("redis_version", "0.0").split(".")[:2])
     old = number < _OLDEST_REDIS
     findings = [
         Finding(
             "error" if old else "ok",
-            "Redis",
+            f"Redis{where}",
             f"version {facts.get('redis_version')}, {facts.get('used_memory_human')} used",
             "install Redis 6.2 or newer, or Valkey" if old else "",
         )
@@ -279,7 +311,7 @@ def _redis_findings(facts: dict[str, str]) -> list[Finding]:
     findings.append(
         Finding(
             "ok" if keeps else "error",
-            "Redis eviction",
+            f"Redis eviction{where}",
             policy,
             "" if keeps else "CONFIG SET maxmemory-policy noeviction: an evicted state is a wrong feature",
         )
@@ -288,7 +320,7 @@ def _redis_findings(facts: dict[str, str]) -> list[Finding]:
     findings.append(
         Finding(
             "ok" if appends else "warning",
-            "Redis append-only file",
+            f"Redis append-only file{where}",
             "on" if appends else "off",
             "" if appends else "CONFIG SET appendonly yes: without it a restart folds the whole log again",
         )
@@ -311,8 +343,3 @@ def _port(host: str, port: int) -> Finding:
                 "end what listens there, or set --port",
             )
     return Finding("ok", f"port {port} of {host}", "free")
-
-
-def _shown(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 6379}"

@@ -46,7 +46,9 @@ class Settings(BaseSettings):
         None, description="PEM file of its private key; the file of the certificate without."
     )
     redis: str = Field(
-        "redis://127.0.0.1:6379/0", description="URL of Redis: redis://host:port/db, rediss:// with TLS."
+        "redis://127.0.0.1:6379/0",
+        description="URL of Redis: redis://host:port/db, rediss:// with TLS; of a cluster any of its nodes, or "
+        "several: redis://host:port,host:port.",
     )
     secret: SecretStr | None = Field(None, description="Secret that seals model snapshots; 16 bytes or more.")
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
@@ -75,7 +77,10 @@ class Settings(BaseSettings):
     def _url(cls, value: str) -> str:
         # here, because the client would show a part of a password that stands unquoted in a URL
         try:
-            good = urlsplit(value).scheme in ("redis", "rediss", "unix") and urlsplit(value).port != 0
+            parts = urlsplit(value)
+            hosts = parts.netloc.rpartition("@")[2].split(",")  # several of a cluster
+            ports = [urlsplit(f"//{host}").port for host in hosts]
+            good = parts.scheme in ("redis", "rediss", "unix") and 0 not in ports
         except ValueError:
             good = False
         if not good:

@@ -14,6 +14,7 @@ import pytest
 from features.embedded import EmbeddedRedis
 from streams.embedded import EmbeddedKafka
 from tests.parts.broker import Broker
+from tests.parts.cluster import Cluster, started
 from tests.parts.kafka import KafkaServer
 
 
@@ -54,6 +55,20 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
         answer = connection.recv(64)
     assert answer == b"+OK\r\n", answer
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real Redis Cluster of three masters; `redis_cluster` is the same one, emptied."""
+    with started(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(redis_nodes: Cluster) -> Cluster:
+    """A Redis Cluster that holds nothing."""
+    redis_nodes.empty()
+    return redis_nodes
 
 
 @pytest.fixture

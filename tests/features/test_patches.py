@@ -112,10 +112,10 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
     with redis.Redis.from_url(url) as client:
 
         def copy() -> dict[str, bytes]:
-            return {name.decode(): client.get(name) or b"" for name in client.keys("{g*")}
+            return {name.decode(): client.get(name) or b"" for name in client.keys("{*")}
 
         def replace(values: dict[str, bytes]) -> None:
-            for name in client.keys("{g*"):
+            for name in client.keys("{*"):
                 client.delete(name)
             client.mset(values)
 

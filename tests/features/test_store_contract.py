@@ -1,4 +1,4 @@
-"""What Headrace asks of a store: the one in memory and the one in Redis give it."""
+"""What Headrace asks of a store: the one in memory gives it, and the one in Redis, on one server and on a cluster."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ OURS, THEIRS = b"a" * 16, b"b" * 16
 TOPIC, OTHER_TOPIC = b"t" * 16, b"u" * 16
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    made: Store = (
-        MemoryStore() if request.param == "memory" else RedisStore(request.getfixturevalue("redis_url"))
-    )
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "redis":
+        made = RedisStore(request.getfixturevalue("redis_url"))
+    else:
+        made = RedisStore(request.getfixturevalue("redis_cluster").url)
     yield made
     await made.close()
 
@@ -58,7 +62,7 @@ async def test_groups_keep_their_numbers(store: Store) -> None:
 
     assert await store.groups("shop", "shop.sales.v1", "p1", 3) == sales
     assert [group.name for group in sales] == ["shop.sales.v1/0", "shop.sales.v1/1", "shop.sales.v1/2"]
-    assert [group.tag for group in (*sales, *views)] == ["{g0}", "{g1}", "{g2}", "{g3}", "{g4}"]
+    assert [group.tag for group in (*sales, *views)] == ["{0zk}", "{1po}", "{2ac}", "{3ki}", "{4og}"]
 
 
 async def test_other_plans_and_other_projects_have_groups_of_their_own(store: Store) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from features.cluster import Servers
 from features.wire import Wires
 
 Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -60,14 +61,16 @@ async def test_one_who_gives_up_takes_no_reply_from_the_others(wires: Wires) -> 
     assert first.cancelled()
 
 
-async def test_a_refused_command_is_its_callers_alone(wires: Wires) -> None:
-    await wires.ask(("SET", "text", "x"))
-    refused, fine = wires.ask(("GET", "text"), ("HGET", "text", "f")), wires.ask(("GET", "text"))
+async def test_a_refused_command_is_its_callers_alone(redis_url: str) -> None:
+    server = Servers(redis_url, 5.0)
+    await server.ask(("SET", "text", "x"))
+    refused, fine = server.ask(("GET", "text"), ("HGET", "text", "f")), server.ask(("GET", "text"))
     results = await asyncio.gather(refused, fine, return_exceptions=True)
 
     assert isinstance(results[0], ResponseError)
     assert str(results[0]).startswith("WRONGTYPE")
     assert results[1] == [b"x"]
+    await server.close()
 
 
 async def test_a_lost_connection_fails_who_waits_and_is_opened_again(client: aio.Redis, wires: Wires) -> None:

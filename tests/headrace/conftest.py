@@ -120,7 +120,7 @@ def played(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[P
             *("--session-timeout", "2", "--metrics-port", port),
         )
         try:
-            metrics = _metrics_once(worker, port, files)
+            metrics = metrics_once(worker, port, files)
             with LogReader(kafka.bootstrap) as reader:
                 ends = reader.highwaters(
                     [Partition(t, n) for t, count in everything.items() for n in range(count)]
@@ -147,7 +147,7 @@ def headrace(*words: object, **more: Any) -> subprocess.Popen[str]:
     )
 
 
-def _metrics_once(worker: subprocess.Popen[str], port: int, files: Files) -> str:
+def metrics_once(worker: subprocess.Popen[str], port: int, files: Files) -> str:
     """Returns the worker's metrics once everything has been scored and learned."""
     done = (
         f'headrace_stream_predictions_total{{model="fraud"}} {float(files.payments)}',
