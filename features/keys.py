@@ -45,7 +45,7 @@ def spread(number: int) -> str:
     """Returns what stands in the tag of a group, chosen so that any consecutive ones lie evenly over the slots.
 
     Successive multiples of the golden section lie evenly however many they are and wherever they begin; the plain
-    numbers do not: of `{g80}` to `{g95}` nothing lies in ten sixteenths of the slots.
+    numbers do not: of the 64 groups from `{g158}` on, ten of sixteen masters would have none.
     """
     wanted = number * _GOLDEN % SLOTS
 

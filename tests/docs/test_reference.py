@@ -131,7 +131,19 @@ def test_every_key_in_redis_is_documented() -> None:
     told = page("redis.md")
     made = [function for function in vars(features.keys).values() if inspect.isfunction(function)]
     assert {function.__name__ for function in made} == {
-        *("tag", "position", "mark", "state_prefix", "layouts", "join", "model", "kept", "code"),
+        *(
+            "tag",
+            "slot",
+            "spread",
+            "position",
+            "mark",
+            "state_prefix",
+            "layouts",
+            "join",
+            "model",
+            "kept",
+            "code",
+        ),
     }, "describe the new key in docs/reference/redis.md, and name it here"
     tag = features.keys.tag(7)
     shown = [features.keys.position(tag), features.keys.state_prefix(tag, features.keys.code(0))]

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from features import keys
 from features.errors import StoreError, StoreUnavailable
 from features.redis import RedisStore
 from features.store import Group, Position, Status, Writes
-from tests.parts.cluster import Cluster, Node
+from tests.parts.cluster import WAIT, Cluster, Node, started
 
 TOPIC, TOKEN = b"t" * 16, b"a" * 16
 
@@ -216,6 +217,33 @@ async def test_a_master_killed_without_a_replica_is_unavailable_until_it_is_back
     await whole(store, group, driver.position)
 
 
+async def test_a_replica_that_takes_over_is_found(tmp_path: Path) -> None:
+    with started(tmp_path) as cluster, Node.start(tmp_path / "replica") as replica:
+        store = RedisStore(cluster.url)
+        group = (await groups_of(store))[0]
+        (found,) = (await store.read({group: []})).values()
+        assert found.position is not None
+        end, writes = batch(group, found.position, 5)
+        master = cluster.owner(slot_of(group))
+        cluster.replicate(master, replica)
+        await store.commit(group, found.position, end, writes)
+        cluster.until_same(master, replica)
+        master.kill()
+
+        following, more = batch(group, end, 5)
+        answer = None
+        async with asyncio.timeout(WAIT):
+            while answer is None:
+                try:
+                    answer = await store.commit(group, end, following, more)
+                except StoreUnavailable:
+                    await asyncio.sleep(0)
+        assert answer == (Status.APPLIED, following)
+        await whole(store, group, following)
+        assert int(replica.say("CLUSTER", "COUNTKEYSINSLOT", slot_of(group))) == 6
+        await store.close()
+
+
 @pytest.fixture
 def trips(redis_cluster: Cluster) -> Iterator[Callable[[Node], int]]:
     """How often a node has received something, without what asks for it."""
@@ -264,8 +292,9 @@ async def test_the_masters_are_asked_at_the_same_time(
     os.kill(first.pid, signal.SIGSTOP)
     reading = asyncio.create_task(store.read({group: [] for group in groups}))
     try:
-        while [trips(node) - was for node, was in zip(others, before, strict=True)] != [1, 1]:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        async with asyncio.timeout(WAIT):
+            while [trips(node) - was for node, was in zip(others, before, strict=True)] != [1, 1]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
         assert not reading.done()
     finally:
         os.kill(first.pid, signal.SIGCONT)

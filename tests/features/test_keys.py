@@ -23,10 +23,10 @@ def test_tags_are_unique_and_no_older_one() -> None:
 
 @pytest.mark.parametrize("masters", [2, 3, 4, 5, 6, 8, 12, 16, 24])
 def test_any_groups_in_a_row_lie_evenly(masters: int) -> None:
-    """No master has half as much again as its share of four groups each, and none has nothing of two each."""
+    """With four groups each no master has more than one above its share; with two each all have some."""
     owners = [keys.slot(tag.encode()) * masters // keys.SLOTS for tag in TAGS]
     for begin in range(len(TAGS) - 4 * masters):
-        assert max(Counter(owners[begin : begin + 4 * masters]).values()) <= 6
+        assert max(Counter(owners[begin : begin + 4 * masters]).values()) <= 5
         assert len(set(owners[begin : begin + 2 * masters])) == masters
 
 

@@ -82,6 +82,32 @@ class Cluster:
         known = int(text["cluster_known_nodes"]) == len(self.nodes)
         return text["cluster_state"] == "ok" and int(text["cluster_slots_ok"]) == SLOTS and known
 
+    def replicate(self, master: Node, replica: Node) -> None:
+        """Makes a node that is none of the cluster's the replica of one that is; returns when it follows."""
+        replica.say("CLUSTER", "MEET", "127.0.0.1", master.port)
+        deadline = time.monotonic() + WAIT
+        while master.id.encode() not in replica.say("CLUSTER", "NODES") or not self._follows(master, replica):
+            assert time.monotonic() < deadline, replica.say("CLUSTER", "NODES")
+            time.sleep(0.05)
+
+    @staticmethod
+    def until_same(master: Node, replica: Node) -> None:
+        """Waits until a replica has all that its master has written."""
+        written = master.say("INFO", "replication")["master_repl_offset"]
+        deadline = time.monotonic() + WAIT
+        while replica.say("INFO", "replication")["slave_repl_offset"] < written:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def _follows(self, master: Node, replica: Node) -> bool:
+        try:
+            replica.say("CLUSTER", "REPLICATE", master.id)
+        except redis.ResponseError:  # it has not heard of it yet
+            return False
+        # every other node must know, or it would not vote
+        knows = all(replica.id.encode() in node.say("CLUSTER", "NODES") for node in self.nodes)
+        return knows and replica.say("INFO", "replication")["master_link_status"] == "up"
+
     def empty(self) -> None:
         for node in self.nodes:
             node.say("FLUSHALL")
