@@ -104,8 +104,14 @@ class Cluster:
             replica.say("CLUSTER", "REPLICATE", master.id)
         except redis.ResponseError:  # it has not heard of it yet
             return False
-        # every other node must know, or it would not vote
-        knows = all(replica.id.encode() in node.say("CLUSTER", "NODES") for node in self.nodes)
+        # every other node must know whose replica it is, or it would not vote
+        knows = all(
+            any(
+                line.startswith(replica.id.encode()) and b"slave %s " % master.id.encode() in line
+                for line in node.say("CLUSTER", "NODES").splitlines()
+            )
+            for node in self.nodes
+        )
         return knows and replica.say("INFO", "replication")["master_link_status"] == "up"
 
     def empty(self) -> None:
