@@ -12,6 +12,7 @@ import msgspec
 from .clock import FIRST, LAST, Duration, duration_ms, to_ms
 from .column import KEYS, TIMES, Column, column_of, columns_of, identity, require
 from .errors import DefinitionError, EventRefused
+from .text import check_json
 
 E = TypeVar("E", bound=msgspec.Struct)
 
@@ -111,8 +112,9 @@ class Source(Generic[E]):
             EventRefused: the bytes are not JSON of the event class, or its time has no zone.
         """
         try:
+            check_json(value)
             event = self._decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, ValueError) as error:
             raise EventRefused("undecodable", str(error), where=self.topic) from None
         at = getattr(event, self.time.name)
         whole = self.time.type is int

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct, field
+
+from features.text import DEEPEST, check_json
 
 __all__ = [
     "FALLBACK",
@@ -150,6 +152,11 @@ class Body(Struct, array_like=True, frozen=True, gc=False):
         )
 
 
+LARGEST_RECORD = 900_000
+"""Bytes of a prediction with its key: its sample is a little larger, and must pass brokers that are set as usual."""
+LARGEST_LABEL = 10_000
+"""Bytes of a label, which its sample repeats."""
+
 _encoder = msgspec.json.Encoder()
 _log_decoder: msgspec.json.Decoder[LogRecord] = msgspec.json.Decoder(LogRecord)
 _reader: msgspec.json.Decoder[LoggedPrediction | LabelRecord | ProgressRecord] = msgspec.json.Decoder(
@@ -162,13 +169,19 @@ def encode_record(record: LogRecord) -> bytes:
     """JSON of a record of the model's log.
 
     Raises:
-        ValueError: a number is not finite or needs more than 64 bits.
+        ValueError: a number is not finite or needs more than 64 bits, or the record is too large.
     """
     if record.__class__ is PredictionRecord:
         _check_numbers(record.vector, record.score)
-    elif record.__class__ is LabelRecord:
+        data = _encoder.encode(record)
+        if len(data) > LARGEST_RECORD // 2:
+            _check_size(record.id, data, LARGEST_RECORD)
+        return data
+    data = _encoder.encode(record)
+    if record.__class__ is LabelRecord:
         _check_numbers((record.label,), None)
-    return _encoder.encode(record)
+        _check_size(record.id, data, LARGEST_LABEL)
+    return data
 
 
 def decode_record(data: bytes) -> LogRecord:
@@ -177,7 +190,7 @@ def decode_record(data: bytes) -> LogRecord:
     Raises:
         msgspec.DecodeError: not JSON, not a record of the log, or a number out of range.
     """
-    return _log_decoder.decode(data)
+    return _decoded(_log_decoder, data)
 
 
 def read_record(data: bytes) -> LoggedPrediction | LabelRecord | ProgressRecord:
@@ -186,7 +199,7 @@ def read_record(data: bytes) -> LoggedPrediction | LabelRecord | ProgressRecord:
     Raises:
         msgspec.DecodeError: not JSON, not a record of the log, or a number out of range.
     """
-    return _reader.decode(data)
+    return _decoded(_reader, data)
 
 
 def encode_joined(sample: Sample) -> bytes:
@@ -217,7 +230,26 @@ def decode_sample(data: bytes) -> Sample:
     Raises:
         msgspec.DecodeError: not JSON, not a sample, or a number out of range.
     """
-    return _sample_decoder.decode(data)
+    return _decoded(_sample_decoder, data)
+
+
+_Decoded = TypeVar("_Decoded")
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Decoded], data: bytes) -> _Decoded:
+    try:
+        check_json(data, DEEPEST + 1)  # it holds an event
+        return decoder.decode(data)
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def _check_size(ident: str, data: bytes, most: int) -> None:
+    size = len(data) + len(ident.encode())  # the id is its key as well
+    if size > most:
+        raise ValueError(
+            f"the record would have {size} bytes, of at most {most}: send smaller events and ids"
+        )
 
 
 def _check_numbers(values: Iterable[Value], score: Score) -> None:

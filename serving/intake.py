@@ -10,6 +10,7 @@ import msgspec
 
 from features.errors import EventRefused
 from features.source import Source
+from features.text import DEEPEST, check_json
 
 from .problems import Problem, bad_field, too_large
 
@@ -56,13 +57,8 @@ class Intake:
             raise too_large(source.max_bytes)
         try:
             event = source.decode(raw)
-            raw.decode()  # what the decoder skips must be text as well: it is logged as it came
         except EventRefused as refused:
             raise self.refusal(refused, place, raw) from refused
-        except UnicodeDecodeError as error:
-            raise bad_field(place, f"the body is not UTF-8: {error.reason}") from error
-        except RecursionError as error:
-            raise bad_field(place, "the JSON is nested too deep") from error
         t = source.time_of(event)
         latest = self._now_ms() + source.ahead
         if not -_LARGEST_TIME <= t <= latest:
@@ -79,8 +75,9 @@ class Intake:
             Problem: 422; it names the item and the field.
         """
         try:
+            check_json(raw, DEEPEST + 1)
             items = self._split.decode(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, ValueError) as error:
             raise self.refusal(EventRefused("undecodable", str(error)), raw=raw) from error
         if len(items) > self._most:
             raise bad_field("", f"a batch may have {self._most} items, this one has {len(items)}")

@@ -105,9 +105,19 @@ class Context:
                 pause = min(2.0, 2 * pause)
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
-        """Sends outputs until they are acknowledged. A repeat is dropped by its receiver."""
+        """Sends outputs until they are acknowledged. A repeat is dropped by its receiver.
+
+        An event's own time is in its value. A broker refuses records of the future, and of times before 1970.
+        """
         if batch:
-            await self.patiently("send outputs", lambda: self.outputs.send(batch))
+            now = self.now_ms()
+            timed = [
+                out
+                if 0 <= out.timestamp_ms <= now
+                else out._replace(timestamp_ms=min(max(0, out.timestamp_ms), now))
+                for out in batch
+            ]
+            await self.patiently("send outputs", lambda: self.outputs.send(timed))
 
     def partitions(self, topic: str) -> int:
         """Returns how many partitions a topic has."""

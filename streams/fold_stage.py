@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from features.clock import NEVER
+from features.errors import EventRefused
 from features.group import Batch, FoldGroup, Prepared
 from features.partition import partition_of
 from features.source import Source
@@ -20,7 +21,7 @@ from .context import Context
 from .elsewhere import END, Mark
 from .log import Partition
 from .producer import Outgoing
-from .stage import Stage
+from .stage import Stage, logged
 from .sweep import Sweep
 
 SLICE = 2_000  # records folded at a time
@@ -162,27 +163,37 @@ class FoldStage(Stage):
 
     def _outputs(self, part: Batch, raw: Sequence[Any]) -> list[Outgoing]:
         out: list[Outgoing] = []
-        labelled = self.labelled
+        labelled = bool(self.labelled)
         for prepared, record in zip(part.records, raw, strict=True):
             if prepared.refused is not None:
                 out.append(self.letter(record, prepared.refused))
             elif labelled:
-                out.extend([self._label(model, prepared) for model in labelled])
+                out.extend(self._labels(prepared, record))
         if part.end.clock != NEVER:
             for model in (*self.labelled, *self.clocked):
                 out.extend(self._progress(model, part.end))
         return out
 
+    def _labels(self, prepared: Prepared, record: Any) -> list[Outgoing]:
+        out: list[Outgoing] = []
+        failed: EventRefused | None = None
+        for model in self.labelled:
+            try:
+                out.append(self._label(model, prepared))
+            except EventRefused as refused:
+                failed = refused
+        return out if failed is None else [*out, self.letter(record, failed)]
+
     def _label(self, model: Model, prepared: Prepared) -> Outgoing:
         assert model.spec.label is not None
         ident = self.source.id_of(prepared.event)
         value = getattr(prepared.event, model.spec.label.value.name)
-        record = LabelRecord(
+        made = LabelRecord(
             id=ident, t=prepared.t, label=value, source=self.group.name, offset=prepared.offset
         )
         key = ident.encode()
         partition = partition_of(key, self.context.partitions(model.log_topic))
-        return Outgoing(model.log_topic, key, encode_record(record), (), prepared.t, partition)
+        return Outgoing(model.log_topic, key, logged(made), (), prepared.t, partition)
 
     def _progress(self, model: Model, end: Position) -> list[Outgoing]:
         value = encode_record(ProgressRecord(source=self.group.name, offset=end.next, t=end.clock))

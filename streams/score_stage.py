@@ -19,7 +19,7 @@ from features.source import Source
 from features.state import Kept
 from features.store import Group, Position, Writes
 from models.project import Project
-from models.records import PredictionRecord, encode_record
+from models.records import PredictionRecord
 from models.scorer import Place, Request, Scorer, decode_reads
 from models.spec import Model
 
@@ -29,7 +29,7 @@ from .elsewhere import END, Elsewhere
 from .fold_stage import FoldStage
 from .log import Partition
 from .producer import Outgoing
-from .stage import Stage
+from .stage import Stage, logged
 
 BATCH = 512  # requests scored at a time
 
@@ -210,27 +210,24 @@ class ScoreStage(Stage):
             ident = self.source.id_of(request.event)
             try:
                 prediction, assembled = scorer.score(request, where, states, predictor)
+                made = PredictionRecord(
+                    id=ident,
+                    t=request.t,
+                    origin="stream",
+                    vector=assembled.vector,
+                    score=prediction.score,
+                    version=prediction.version,
+                    fingerprint=model.fingerprint,
+                    as_of=scorer.as_of(where, positions),
+                    event=msgspec.Raw(record.value),
+                    flags=assembled.flags,
+                )
+                value = logged(made)
             except EventRefused as refused:
                 out.append(self.letter(record, refused))
                 continue
-            made = PredictionRecord(
-                id=ident,
-                t=request.t,
-                origin="stream",
-                vector=assembled.vector,
-                score=prediction.score,
-                version=prediction.version,
-                fingerprint=model.fingerprint,
-                as_of=scorer.as_of(where, positions),
-                event=msgspec.Raw(record.value),
-                flags=assembled.flags,
-            )
             key = ident.encode()
-            out.append(
-                Outgoing(
-                    model.log_topic, key, encode_record(made), (), request.t, partition_of(key, partitions)
-                )
-            )
+            out.append(Outgoing(model.log_topic, key, value, (), request.t, partition_of(key, partitions)))
         self.context.metrics.predictions.labels(model.name).inc(len(requests))
         self.context.counts["predictions"] += len(requests)
         return out

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from features.errors import EventRefused, StoreError
 from features.store import NOBODY, Group, Position, Status, Writes
+from models.records import LogRecord, encode_record
 
 from .context import Context
 from .deadletter import dead_letter
@@ -20,6 +21,18 @@ from .log import Partition
 from .producer import Outgoing
 
 log = logging.getLogger("headrace.worker")
+
+
+def logged(record: LogRecord) -> bytes:
+    """Returns a record as a model's log has it.
+
+    Raises:
+        EventRefused: a number or a size that the log cannot carry.
+    """
+    try:
+        return encode_record(record)
+    except ValueError as error:
+        raise EventRefused("not_logged", str(error)) from error
 
 
 class Rewound(Exception):

@@ -131,6 +131,21 @@ async def test_what_no_client_of_ours_wrote_in_a_models_log_is_a_dead_letter() -
     assert clean(audit(await house.deployment(), model, house.log), 1)
 
 
+@pytest.mark.parametrize("size", [899_000, 950_000])
+async def test_an_event_that_its_prediction_could_not_carry_is_folded_and_not_scored(size: int) -> None:
+    house = House(build("bad"))
+    (large,) = sent(house.project, payment("large", 0))
+    assert large.value is not None
+    more = b',"more":"' + b"x" * (size - len(large.value) - 11) + b'"}'
+    house.log.append(large._replace(value=large.value[:-1] + more))
+    found = await made(house, payment("p1", HOUR))
+
+    assert count_7d(house, found["p1"]) == 2
+    fits = size < 900_000
+    assert house.letters() == [] if fits else [("not_logged", 0)]
+    assert set(found) == ({"large", "p1"} if fits else {"p1"})
+
+
 # -- events that come again, late, or too early
 
 
