@@ -19,6 +19,7 @@ from .commands import (
     base,
     check,
     demo,
+    dlq,
     doctor,
     features,
     models,
@@ -43,7 +44,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # "rich" would swallow the [env: ...] of the options
 )
-for each in (demo, check, topics, worker, serve, produce, features, models, replay, verify, base, doctor):
+for each in (
+    demo,
+    check,
+    topics,
+    worker,
+    serve,
+    produce,
+    features,
+    models,
+    replay,
+    verify,
+    base,
+    dlq,
+    doctor,
+):
     each.register(app)
 
 

@@ -148,6 +148,18 @@ class LogReader:
             )
         return len(found.partitions)
 
+    def topics(self) -> frozenset[str]:
+        """Return the names of the topics that this client may see.
+
+        Raises:
+            BrokerUnreachable: Nobody answered in time.
+        """
+        try:
+            found = self._admin.list_topics(timeout=self._timeout).topics
+        except KafkaException as error:
+            raise self._unreachable("list the topics", error) from None
+        return frozenset(name for name, topic in found.items() if topic.error is None and topic.partitions)
+
     def bounds(self, topic: str) -> dict[int, Bounds]:
         """Return the bounds of every partition of a topic.
 
