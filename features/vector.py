@@ -215,10 +215,29 @@ class Vector:
                 raise EventRefused(
                     "function_failed", f"{made.name} raised {type(error).__name__}: {error}", where="inputs"
                 ) from error
-            if isinstance(value, float) and not isfinite(value):
+            if value.__class__ not in _PLAIN:
+                value = _plain(value, made.name)
+            if value.__class__ is float and not isfinite(value):
                 raise EventRefused("not_finite", f"{made.name} is {value!r}", where="inputs")
             vector.append(value)
         return vector
+
+
+_PLAIN = frozenset({float, int, bool, str, type(None)})
+
+
+def _plain(value: Any, name: str) -> Scalar:
+    """Returns what a function gave as one of the types that a vector holds; numbers of NumPy are taken for Python's.
+
+    Raises:
+        EventRefused: it is something else, whatever the function promised.
+    """
+    item = getattr(value, "item", None)
+    found = item() if callable(item) and getattr(value, "shape", None) == () else value
+    for kind in (bool, int, float, str):
+        if isinstance(found, kind):
+            return kind(found)
+    raise EventRefused("function_failed", f"{name} gave a {type(value).__qualname__}", where="inputs")
 
 
 def _request_key(request: Source[Any], view: type[FeatureView]) -> Callable[[Any], str]:

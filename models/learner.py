@@ -1,8 +1,8 @@
 """The learner: samples folded into versions of a model.
 
 Version n is `fold(learn, initial, samples[0:n])`, over the samples that are learned. Repeats, samples of
-another vector and vectors that no model must see do not count, and whether a sample does is a function of it
-and of those before it.
+another vector, vectors that no model must see and samples that would ruin the model do not count, and whether a
+sample does is a function of it and of those before it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from models.monitor import Monitor
 from models.records import Sample, Scalar, Score, Value
 from models.snapshot import Position
 from models.task import Task, learn, score
+from models.undo import Undo
 
 __all__ = ["LARGEST", "Learner", "Missing", "Outcome", "VectorError", "vector_to_x"]
 
@@ -41,7 +42,8 @@ def vector_to_x(names: Sequence[str], vector: Sequence[Value], missing: Missing)
     {'amount': 1.5}
 
     Raises:
-        VectorError: a slot too many or too few, NaN, an infinity, or a number beyond `LARGEST`.
+        VectorError: a slot too many or too few, NaN, an infinity, a number beyond `LARGEST`, or an
+            integer beyond 64 bits.
     """
     if len(vector) != len(names):
         raise VectorError(
@@ -55,6 +57,11 @@ def vector_to_x(names: Sequence[str], vector: Sequence[Value], missing: Missing)
                 f"{names[vector.index(value)]} is {value!r}",
                 why=f"one such value ruins most models for good; numbers are finite, within {LARGEST:g}",
             )
+        if value.__class__ is int and not -(2**63) <= value < 2**63:
+            raise VectorError(
+                f"{names[vector.index(value)]} is {value}",
+                why="integers have at most 64 bits: no log carries more",
+            )
     if missing == "omit" and None in vector:
         return {name: value for name, value in zip(names, vector, strict=True) if value is not None}
     return dict(zip(names, vector, strict=True))
@@ -63,7 +70,7 @@ def vector_to_x(names: Sequence[str], vector: Sequence[Value], missing: Missing)
 class Outcome(Struct, frozen=True, gc=False):
     """What a sample did: `version` after it, and what the learner had said before it learned."""
 
-    what: Literal["learned", "repeated", "foreign", "refused", "correction"]
+    what: Literal["learned", "repeated", "foreign", "refused", "ruinous", "correction"]
     version: int
     score: Score = None
 
@@ -105,6 +112,7 @@ class Learner:
         self._names = tuple(names)
         self._missing = missing
         self._learn_corrections = learn_corrections
+        self._undo = Undo(self.model, self)
 
     @property
     def position(self) -> Position:
@@ -117,6 +125,7 @@ class Learner:
         The model and the monitor are taken over: nobody else may hold them.
         """
         self.model, self.version, self.monitor = model, version, monitor
+        self._undo = Undo(model, self)
         self.origins, self.next_offset = dict(position.origins), position.next
 
     def on_sample(self, sample: Sample, offset: int) -> Outcome:
@@ -137,7 +146,7 @@ class Learner:
         if sample.kind == "correction" and not self._learn_corrections:
             return Outcome("correction", self.version)
         try:
-            x = vector_to_x(self._names, sample.vector, self._missing)
+            x = self.x_of(sample)
             _check_label(sample.label)
         except VectorError:
             return Outcome("refused", self.version)
@@ -145,23 +154,51 @@ class Learner:
 
     def _learn(self, sample: Sample, x: dict[str, Value]) -> Outcome:
         self.monitor.on_served(sample)
-        said = self._ask(x)
+        said = self.ask(self.model, x)
         self.monitor.on_progressive(sample, said)
-        learn(self.model, x, sample.label, self.task)
+        if not self._undo.learn(self.model, sample, x):
+            self.model = self._undo.before()
+            return Outcome("ruinous", self.version, said)
         self.version += 1
+        if self._undo.due():
+            self.settle()
         return Outcome("learned", self.version, said)
 
-    def _ask(self, x: dict[str, Value]) -> Score:
+    def settle(self) -> None:
+        """Looks at the model as a whole; whoever shows it to others calls it before.
+
+        What ruined it and was not noticed at once is left out of it, so that its version goes back by as much.
+        """
+        self.model, out = self._undo.settle(self.model)
+        self.version -= out
+        self.counters["ruinous"] += out
+
+    def x_of(self, sample: Sample) -> dict[str, Value]:
+        """Returns the features of a sample.
+
+        Raises:
+            VectorError: a vector that no model must see.
+        """
+        return vector_to_x(self._names, sample.vector, self._missing)
+
+    def ask(self, model: Any, x: dict[str, Value]) -> Score:
+        """Returns what a model says of features."""
         try:
-            return score(self.model, x, self.task)
+            return score(model, x, self.task)
         except NonFiniteScore:
             # The board counts it as unscored; the sample is learned, or one bad score would end all learning.
             return None
 
+    def teach(self, model: Any, x: dict[str, Value], sample: Sample) -> None:
+        """Lets a model learn a sample."""
+        learn(model, x, sample.label, self.task)
+
 
 def _check_label(label: Scalar) -> None:
-    if not isinstance(label, str) and not -LARGEST <= label <= LARGEST:
-        raise VectorError(f"a label of {label!r}", why=f"numbers are finite, within {LARGEST:g}")
+    if isinstance(label, str):
+        return
+    if not -LARGEST <= label <= LARGEST or not (isinstance(label, float) or -(2**63) <= label < 2**63):
+        raise VectorError(f"a label of {label!r}", why=f"numbers are finite, within {LARGEST:g} or 64 bits")
 
 
 def _untrained(prototype: Any) -> Any:

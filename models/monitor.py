@@ -28,6 +28,7 @@ from models.task import Task, predicted
 __all__ = ["Board", "Monitor", "Ranks"]
 
 _river: Any = river_metrics  # River types the bases of its metrics, not their constructors
+_LARGEST = 1e100  # of a score
 _LOSSES = ("LogLoss", "CrossEntropy", "MAE")
 
 
@@ -178,7 +179,12 @@ class Board:
         """Scores one prediction against its label, then shows the label to the baseline."""
         if self._multiclass:
             label = str(label)
-        if score is not None and score != {} and isinstance(score, dict) == self._multiclass:
+        if (
+            score is not None
+            and score != {}
+            and isinstance(score, dict) == self._multiclass
+            and _small(score)
+        ):
             self._score(label, score)
         else:
             self.unscored += 1
@@ -242,6 +248,11 @@ class Monitor:
         """The share of samples with a label of their own, the others being taken for absent; None of none."""
         both = self.kinds["label"] + self.kinds["absent"]
         return self.kinds["label"] / both if both else None
+
+
+def _small(score: float | dict[str, float]) -> bool:
+    """Whether its square can be summed up: a score that cannot is none."""
+    return isinstance(score, dict) or -_LARGEST <= score <= _LARGEST
 
 
 def _of_task(task: Task) -> list[Any]:

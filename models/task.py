@@ -131,8 +131,19 @@ def score(learner: Any, x: dict[str, Any], task: Task) -> Score:
     the classes seen so far. Regression: the number. Anomaly: the score, high for what is odd.
 
     Raises:
-        NonFiniteScore: the learner answered NaN, an infinity, or no number at all.
+        NonFiniteScore: the learner answered NaN, an infinity, or no number at all, or failed to compute one.
     """
+    try:
+        return _score(learner, x, task)
+    except (ArithmeticError, ValueError) as error:
+        raise NonFiniteScore(
+            f"{type(_last_step(learner)).__qualname__} raised {type(error).__name__}: {error}",
+            why="a number was too large for its arithmetic",
+            fix="scale its inputs (preprocessing.StandardScaler() | ...)",
+        ) from error
+
+
+def _score(learner: Any, x: dict[str, Any], task: Task) -> Score:
     if task is Task.BINARY:
         return _finite(_probability_of_true(learner, x), learner)
     if task is Task.MULTICLASS:

@@ -42,6 +42,8 @@ def tensor(
             continue
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise _bad(f"{name}[{k}] is {value!r}, which is no {datatype}")
+        if isinstance(value, int) and datatype in _INTEGERS and not _fits(value, datatype):
+            raise _bad(f"{name}[{k}] is beyond {datatype}")
     return [float(value) if datatype in _FLOATS and value is not None else value for value in flat]
 
 
@@ -74,6 +76,11 @@ def columns_to_rows(
     if len(lengths) > 1:
         raise _bad(f"the inputs have {sorted(lengths)} elements; each must have one for every row")
     return [list(row) for row in zip(*(columns[name] for name in slots), strict=True)]
+
+
+def _fits(value: int, datatype: str) -> bool:
+    bits = int(datatype.rpartition("T")[2])
+    return 0 <= value < 1 << bits if datatype.startswith("U") else -(1 << bits - 1) <= value < 1 << bits - 1
 
 
 def _family(datatype: str) -> str:

@@ -105,6 +105,7 @@ class LearnStage(Stage):
         """
         began = self.context.monotonic()
         learner, context, name = self.learner, self.context, self.model.name
+        learner.settle()
         position = learner.position
         facts = {"version": learner.version, "position": position, "created_ms": context.now_ms()}
         model = seal(

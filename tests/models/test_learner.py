@@ -242,7 +242,8 @@ def test_missing_values_are_left_out_or_handed_over_as_none() -> None:
 def test_what_reaches_a_model_is_finite_and_in_slot_order(vector: list[Value]) -> None:
     names = [f"slot {n}" for n in range(len(vector))]
     numbers = [value for value in vector if isinstance(value, int | float)]
-    if not all(math.isfinite(number) and abs(number) <= LARGEST for number in numbers):
+    small = all(math.isfinite(number) and abs(number) <= LARGEST for number in numbers)
+    if not small or any(isinstance(n, int) and not -(2**63) <= n < 2**63 for n in numbers):
         with pytest.raises(VectorError):
             vector_to_x(names, vector, "none")
         return
@@ -251,11 +252,12 @@ def test_what_reaches_a_model_is_finite_and_in_slot_order(vector: list[Value]) -
     assert list(vector_to_x(names, vector, "omit").items()) == there
 
 
-def test_score_that_is_not_finite_is_counted_and_learning_goes_on() -> None:
-    class Overflowing(linear_model.LinearRegression):
-        def predict_one(self, x: Any) -> float:
-            return math.inf
+class Overflowing(linear_model.LinearRegression):
+    def predict_one(self, x: Any) -> float:
+        return math.inf
 
+
+def test_score_that_is_not_finite_is_counted_and_learning_goes_on() -> None:
     learner = Learner("m", Overflowing(), Task.REGRESSION, ["a"], "f")
     outcome = learner.on_sample(sample(0, [1.0], 2.0), 0)
     assert (outcome.what, outcome.score, learner.version) == ("learned", None, 1)
