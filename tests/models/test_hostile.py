@@ -57,17 +57,15 @@ HOSTILE = (
 
 
 class Cube:
-    """Raises, overflows, or makes a NaN, as the sample wants it."""
+    """Overflows."""
 
     def __init__(self) -> None:
         self.sums: list[float] = [0.0]
-        self.array = np.zeros(2)
 
     def learn_one(self, x: dict[str, float], y: bool) -> None:
         self.sums[0] += 1.0
         for value in x.values():
             self.sums[0] += value * value * value * value * 1e-300
-            self.array[1] = (self.array[1] + value) / 2
 
     def predict_one(self, x: dict[str, float]) -> bool:
         return self.sums[0] ** 3 > 0.0
@@ -83,6 +81,10 @@ class Root(Cube):
 
 class Cleared(Cube):
     """Overflows, and then lets NumPy clear the flags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.array = np.zeros(2)
 
     def learn_one(self, x: dict[str, float], y: bool) -> None:
         super().learn_one(x, y)
@@ -117,6 +119,10 @@ MODELS: dict[str, tuple[Task, Callable[[], Any]]] = {
     "root": (Task.BINARY, Root),
     "cleared": (Task.BINARY, Cleared),
 }  # fmt: skip
+
+
+LATE = {"bayesian", "cleared"}
+"""Models whose NumPy hides what went wrong until somebody looks."""
 
 
 def hostile(task: Task, count: int = SAMPLES) -> list[Sample]:
@@ -184,9 +190,11 @@ def test_every_number_of_a_model_is_finite_after_a_hostile_stream(
 
     for offset, one in enumerate(samples):
         learner.on_sample(one, offset)
+    at_once = learner.version
     learner.settle()
     left = dump(learner.model)
 
+    assert at_once == learner.version or name in LATE
     assert (left.numbers, left.states) <= (fresh.numbers, fresh.states)
     assert (digest(learner.model), learner.version) == (digest(model), taken)
     for one in hostile(Task.BINARY, 50):
