@@ -28,7 +28,8 @@ def check_json(data: bytes, deepest: int = DEEPEST) -> None:
         ...
         ValueError: the JSON is nested deeper than 64 levels
     """
-    str(data, "utf-8")
+    if not data.isascii():
+        str(data, "utf-8")
     if data.count(b"[") + data.count(b"{") > deepest and _deeper(data, deepest):
         raise ValueError(f"the JSON is nested deeper than {deepest} levels")
 

@@ -156,8 +156,9 @@ class Learner:
         self.monitor.on_served(sample)
         said = self.ask(self.model, x)
         self.monitor.on_progressive(sample, said)
-        if not self._undo.learn(self.model, sample, x):
-            self.model = self._undo.before()
+        learned = self._undo.learn(self.model, sample, x)
+        self._go_on(learned.model, learned.out)
+        if not learned.taken:
             return Outcome("ruinous", self.version, said)
         self.version += 1
         if self._undo.due():
@@ -169,7 +170,10 @@ class Learner:
 
         What ruined it and was not noticed at once is left out of it, so that its version goes back by as much.
         """
-        self.model, out = self._undo.settle(self.model)
+        self._go_on(*self._undo.settle(self.model))
+
+    def _go_on(self, model: Any, out: int) -> None:
+        self.model = model
         self.version -= out
         self.counters["ruinous"] += out
 

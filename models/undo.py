@@ -6,7 +6,7 @@ that did is undone by learning those before it again, from the copy: to the bit 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ EVERY = 1_000  # samples between two copies, at least
 _SAMPLE = (
     1_000  # bytes of one, about: those since the copy take as much memory as it, and copying little time
 )
+
+
+_FAILED = (ArithmeticError, ValueError)
 
 
 class Teacher(Protocol):
@@ -35,8 +38,19 @@ class Teacher(Protocol):
         ...
 
 
+class Learned(NamedTuple):
+    """What became of a sample."""
+
+    model: Any
+    taken: bool  # whether it is in the model
+    out: int  # how many samples before it turned out to have ruined the model, and are in it no longer
+
+
 class Undo:
     """What is needed to leave out a sample that ruins a model.
+
+    Whether a sample is left out depends on it and on those that were taken before, and never on when the model was
+    looked at: one whose step went wrong is judged after all before it were.
 
     Args:
         model: as it stands now.
@@ -52,36 +66,18 @@ class Undo:
         self._since: list[Sample] = []
         self._most = max(EVERY, len(copy.data) // _SAMPLE)
 
-    def learn(self, model: Any, sample: Sample, x: dict[str, Value]) -> bool:
-        """Lets a model that was just asked learn; whether it took the sample. If not it is ruined: go on with `before`.
-
-        It did not where an error of arithmetic was raised half-way, or where a step of it went wrong and left more
-        numbers in the model that are not finite.
-        """
-        wrong: list[str] = []
-        clear()
+    def learn(self, model: Any, sample: Sample, x: dict[str, Value]) -> Learned:
+        """Lets a model that was just asked learn, and says with which one to go on."""
         try:
-            with np.errstate(
-                over="call", invalid="call", divide="call", call=lambda what, _: wrong.append(what)
-            ):
-                self._teacher.teach(model, x, sample)
-        except (ArithmeticError, ValueError):
-            return False
-        if not wrong and not went_wrong():
+            sound = self._sound(model, sample, x)
+        except _FAILED:
+            sound = False
+        if sound:
             self._since.append(sample)
-            return True
-        now, before = dump(model), dump(self.before())
-        if now.numbers + now.states > before.numbers + before.states:
-            return False
-        self._copied(now)  # it may go on like this
-        return True
-
-    def before(self) -> Any:
-        """Returns the model as it was after the last sample that it took."""
-        model = loaded(self._copy.data)
-        for sample in self._since:
-            self._again(model, sample)
-        return model
+            return Learned(model, True, 0)
+        _, out = self.settle(self._before())
+        taken = self._step(sample)
+        return Learned(loaded(self._copy.data), taken, out)
 
     def due(self) -> bool:
         """Whether it is time for another copy."""
@@ -96,25 +92,46 @@ class Undo:
         """
         copy, out = dump(model), 0
         if copy.numbers > self._copy.numbers:
-            copy, out = self._step_by_step()
-            model = loaded(copy.data)
+            since, self._since = self._since, []
+            out = sum([not self._step(sample) for sample in since])
+            return loaded(self._copy.data), out
         self._copied(copy)
         return model, out
 
-    def _step_by_step(self) -> tuple[Dump, int]:
-        copy, out = self._copy, 0
-        for sample in self._since:
-            model = loaded(copy.data)
-            self._again(model, sample)
-            now = dump(model)
-            if now.numbers > copy.numbers:
-                out += 1
-            else:
-                copy = now
-        return copy, out
+    def _sound(self, model: Any, sample: Sample, x: dict[str, Value]) -> bool:
+        """Lets a model learn; whether no step of its arithmetic went wrong.
 
-    def _again(self, model: Any, sample: Sample) -> None:
-        x = self._teacher.x_of(sample)
-        with np.errstate(all="ignore"):
-            self._teacher.ask(model, x)
+        Raises:
+            ArithmeticError, ValueError: one was raised half-way.
+        """
+        wrong: list[str] = []
+        clear()
+        with np.errstate(over="call", invalid="call", divide="call", call=lambda what, _: wrong.append(what)):
             self._teacher.teach(model, x, sample)
+        return not wrong and not went_wrong()
+
+    def _before(self) -> Any:
+        """Returns the model as it was after the last sample that it took."""
+        model = loaded(self._copy.data)
+        for sample in self._since:
+            x = self._teacher.x_of(sample)
+            with np.errstate(all="ignore"):
+                self._teacher.ask(model, x)
+                self._teacher.teach(model, x, sample)
+        return model
+
+    def _step(self, sample: Sample) -> bool:
+        """Copies the model with one sample more, unless that ruins it; whether it does not."""
+        model, x, before = loaded(self._copy.data), self._teacher.x_of(sample), self._copy
+        self._teacher.ask(model, x)
+        try:
+            sound = self._sound(model, sample, x)
+        except _FAILED:
+            return False
+        now = dump(model)
+        worse = now.numbers > before.numbers
+        if not sound:  # then a place that looks like one is one
+            worse = now.numbers + now.states > before.numbers + before.states
+        if not worse:
+            self._copied(now)
+        return not worse
