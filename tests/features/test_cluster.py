@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import redis
@@ -19,6 +20,7 @@ from features.redis import RedisStore
 from features.store import Group, Position, Status, Writes
 from tests.parts.cluster import WAIT, Cluster, Node, started
 
+T = TypeVar("T")
 TOPIC, TOKEN = b"t" * 16, b"a" * 16
 
 
@@ -217,6 +219,16 @@ async def test_a_master_killed_without_a_replica_is_unavailable_until_it_is_back
     await whole(store, group, driver.position)
 
 
+async def at_last(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What an attempt gives, once the cluster is there again: each of the store's connections hears of it by itself."""
+    async with asyncio.timeout(WAIT):
+        while True:
+            try:
+                return await attempt()
+            except StoreUnavailable:
+                await asyncio.sleep(0)
+
+
 async def test_a_replica_that_takes_over_is_found(tmp_path: Path) -> None:
     with started(tmp_path) as cluster, Node.start(tmp_path / "replica") as replica:
         store = RedisStore(cluster.url)
@@ -231,15 +243,9 @@ async def test_a_replica_that_takes_over_is_found(tmp_path: Path) -> None:
         master.kill()
 
         following, more = batch(group, end, 5)
-        answer = None
-        async with asyncio.timeout(WAIT):
-            while answer is None:
-                try:
-                    answer = await store.commit(group, end, following, more)
-                except StoreUnavailable:
-                    await asyncio.sleep(0)
+        answer = await at_last(lambda: store.commit(group, end, following, more))
         assert answer == (Status.APPLIED, following)
-        await whole(store, group, following)
+        await at_last(lambda: whole(store, group, following))
         assert int(replica.say("CLUSTER", "COUNTKEYSINSLOT", slot_of(group))) == 6
         await store.close()
 
