@@ -94,6 +94,7 @@ class Aggregation(Generic[T]):
     ordered: ClassVar[bool] = (
         False  # whether `of_values` depends on the order of the values, which is that of time
     )
+    counts_missing: bool = False  # whether a missing value is one of its values; else it is passed over
     width: int = 1  # how many slots of a vector its value takes
     version: ClassVar[int] = 1  # goes up when what it keeps, or a bit of its value, changes
 

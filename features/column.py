@@ -20,6 +20,8 @@ from .errors import DefinitionError, EventRefused
 
 Kind = Literal["number", "hash", "text"]
 
+MISSING: dict[Kind, Any] = {"number": float("nan"), "hash": 0, "text": None}  # how a state keeps no value
+
 UNIT = 1 << 128  # stored sums are integers in units of 2**-128
 _SCALE = 2.0**128
 LARGEST = 2.0**96  # numbers of this size and more leave the range of the stored sums

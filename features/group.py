@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from . import keys
+from .clock import LAST
 from .errors import EventRefused, StateCorrupt
 from .fold import Folded, fold
 from .partition import partition_of
@@ -34,6 +35,7 @@ from .store import Group, Patch, Position, Writes
 
 ENTITIES = 256  # entities a commit
 BYTES = 256 * 1024  # bytes of keys and states a commit, beyond which it takes no further record
+NO_TIME = -1  # the timestamp of a record that has none
 KNOWN = 1 << 16  # keys whose partition is remembered
 
 FOLDED, REVISED = Folded.FOLDED, Folded.REVISED
@@ -46,7 +48,7 @@ class Prepared(msgspec.Struct, gc=False):
 
     offset: int
     t: int
-    event: Any
+    event: Any  # None of a tombstone
     parts: Sequence[tuple[StatePlan, str, int, Sequence[Any]]]  # plan, key of the state, identity, values
     refused: EventRefused | None = None
 
@@ -100,12 +102,17 @@ class FoldGroup:
         self._young: dict[str, Kept | None] = {}
         self._old: dict[str, Kept | None] = {}
 
-    def prepare(self, offset: int, key: bytes | None, value: bytes | None) -> Prepared:
+    def prepare(
+        self, offset: int, key: bytes | None, value: bytes | None, timestamp: int = NO_TIME
+    ) -> Prepared:
         """Returns a record decoded and taken apart; a bad one carries its refusal.
 
-        Whether a record counts is decided here, by the record and the definition alone.
+        Whether a record counts is decided here, by the record and the definition alone. Its timestamp, in milliseconds,
+        is the event time of a tombstone; whatever has a value has its event time there.
         """
         try:
+            if value is None and self.source.compacted:
+                return self._clear(offset, key, timestamp)
             event = self._accept(key, value)
             return self.take(offset, event)
         except EventRefused as refused:
@@ -120,18 +127,45 @@ class FoldGroup:
                 "too_large", f"the record has {len(value)} bytes, more than {source.max_bytes}"
             )
         event = source.decode(value)
+        if source.compacted and self._given(key) != source.key_bytes(event):
+            raise EventRefused(
+                "other_key",
+                f"the record has the key {key!r}, not its {source.key}",
+                where=source.topic,
+                fix=f"send {source.key} as its key, as text: by the key it is replaced and cleared",
+            )
         if self._key is not None:
-            if key is None:
-                raise EventRefused("no_key", "the record has no key", fix=f"send {source.key} as its key")
+            self._given(key)
             column = getattr(event, self._key)
             if column not in self._at_home:
-                self._place(event)
+                self._place(source.key_bytes(event) or b"")
                 self._at_home.add(column)
         return event
 
-    def _place(self, event: Any) -> None:
-        """Checks that an event is on the partition of its key."""
-        belongs = partition_of(self.source.key_bytes(event) or b"", self._partitions)
+    def _given(self, key: bytes | None) -> bytes:
+        if key is None:
+            raise EventRefused("no_key", "the record has no key", fix=f"send {self.source.key} as its key")
+        return key
+
+    def _clear(self, offset: int, key: bytes | None, timestamp: int) -> Prepared:
+        """Returns a tombstone as the event that it is: one of its entity, without any value."""
+        entity = self.source.entity_of(self._given(key))
+        if self._key is not None:
+            self._place(self._given(key))
+        if not 0 <= timestamp <= LAST:
+            raise EventRefused(
+                "time_out_of_range",
+                f"the tombstone has the timestamp {timestamp}",
+                where=self.source.topic,
+                fix="send it with the time at which its key was cleared, in milliseconds since 1970",
+            )
+        id32 = offset & 0xFFFFFFFF  # as `identify` has it of the records with values
+        parts = [(plan, prefix + entity, id32, plan.nothing) for plan, prefix in self._folded]
+        return Prepared(offset, timestamp, None, parts)
+
+    def _place(self, key: bytes) -> None:
+        """Checks that a key is on its partition."""
+        belongs = partition_of(key, self._partitions)
         if belongs != self.group.partition:
             raise EventRefused(
                 "misplaced",

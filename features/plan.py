@@ -15,7 +15,7 @@ import msgspec
 
 from .aggregation import Aggregation, Feature
 from .aggregations import Min, Sum, Variance
-from .column import Column, Kind
+from .column import MISSING, Column, Kind
 from .errors import DefinitionError
 from .extract import extractor, parter
 from .fingerprint import function_fingerprint, short_digest
@@ -136,6 +136,7 @@ class StatePlan:
         self.plain = "text" not in self.kinds
         self.codes = [CODES.get(kind) for kind in self.kinds]
         self.append = appender(self.codes, spec.lateness) if self.plain else None
+        self.nothing = tuple([MISSING[kind] for kind in self.kinds])  # what it keeps of a tombstone
         self.key_of = self._key_reader()
         self.extract = extractor(self.paths, self.columns, self.kinds)
         self.part = parter(self, self.by, self.paths, self.columns, self.kinds)

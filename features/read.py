@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     values: list[Any]
     bounds: dict[str, int]  # feature -> how many events may be on the wrong side of a window's edge
-    newest: int  # event time of the newest event of the entity; NEVER where it is unknown
+    newest: int  # event time of the newest event of the entity; NEVER where it is unknown, or a lookup finds nothing
     late: bool  # the time is at or before `newest - lateness`: what has been dropped since could be missing
 
 
@@ -74,6 +74,7 @@ class Reader:
         self._windows = list(by_window.values())
         self._slots = slots
         self._plain = all(a is None for a, _ in self._outputs)
+        self._looks_up = view.source.compacted
         flat = [
             (window, [Part(p.slot, p.aggregation, p.column, p.nullable) for p in items])
             for window, items, _ in self._windows
@@ -82,7 +83,7 @@ class Reader:
 
     def _part(self, slot: int, part: Aggregation[Any], feature: Feature[Any]) -> _Part:
         plan = self.plan
-        nullable = part.column is not None and part.column.nullable
+        nullable = part.column is not None and part.column.nullable and not part.counts_missing
         return _Part(
             slot,
             part,
@@ -111,6 +112,8 @@ class Reader:
         if not self._plain:
             values = [out[k[0]] if a is None else a.combine([out[i] for i in k]) for a, k in self._outputs]
         newest = max([newest_event(s) for s in states if s is not None], default=NEVER)
+        if self._looks_up and all(value is None for value in values):
+            newest = NEVER  # its key was never there, or has been cleared: nobody need know which
         late = any(s is not None and t <= _settled(plan, s) for s in states)
         return Row(values, bounds, newest, late)
 

@@ -36,6 +36,7 @@ _MADE: dict[str, Callable[[Any, str], Aggregation[Any]]] = {
     "heavy": lambda column, _: TopK(column, 1),
     "last": lambda column, _: Last(column),
     "lastk": lambda column, k: LastK(column, int(k)),
+    "lookup": lambda column, _: Last(column).lookup(),
     "span": lambda *_: Count(),
     "squares": lambda column, _: Variance(column),
     "sum": lambda column, _: Sum(column),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -36,6 +36,9 @@ class Source(Generic[E]):
             nothing, so that every read asks all partitions.
         revises: an event with the id and time of an earlier one replaces it.
         max_bytes: a record with a larger value is a dead letter.
+        compacted: a record says what its key stands for from now on, and one without a value (a tombstone) that it
+            stands for nothing: the topic is a table, which is looked up with `Last`. It needs a key, and takes no id:
+            of two records of one key and millisecond the later in the log holds.
 
     Example:
         >>> from datetime import datetime
@@ -62,6 +65,7 @@ class Source(Generic[E]):
         partitioner: Literal["murmur2", "any"] = "murmur2",
         revises: bool = False,
         max_bytes: int = 1_000_000,
+        compacted: bool = False,
     ) -> None:
         where = f"Source({topic!r})"
         if not TOPIC.fullmatch(topic):
@@ -78,6 +82,14 @@ class Source(Generic[E]):
         for column in filter(None, (self.time, self.id, self.key)):
             if column.nullable:
                 raise DefinitionError(f"{column} may be missing", where=where, fix="declare it without None")
+        if compacted and (self.key is None or self.id is not None or revises):
+            raise DefinitionError(
+                f"the compacted source has {'no key' if self.key is None else 'an id' if self.id else 'revises=True'}",
+                where=where,
+                why="what a record replaces is what its key had before: no id is needed, and a tombstone has none",
+                fix=f"write Source({topic!r}, {event.__name__}, time=..., key=..., compacted=True)",
+            )
+        self.compacted = compacted
         self.lateness = duration_ms(lateness, "lateness")
         self.ahead = duration_ms(ahead, "ahead")
         if self.lateness < 1:
@@ -116,7 +128,15 @@ class Source(Generic[E]):
             event = self._decoder.decode(value)
         except (msgspec.DecodeError, ValueError) as error:
             raise EventRefused("undecodable", str(error), where=self.topic) from None
-        at = getattr(event, self.time.name)
+        self.check_time(getattr(event, self.time.name))
+        return event
+
+    def check_time(self, at: Any) -> None:
+        """Returns if a value of the time column names a moment that can be kept.
+
+        Raises:
+            EventRefused: it has no zone, or is out of range.
+        """
         whole = self.time.type is int
         if not (FIRST <= at <= LAST if whole else 1000 <= at.year < 9000):
             raise EventRefused(
@@ -132,11 +152,31 @@ class Source(Generic[E]):
                 where=self.topic,
                 fix='end the time with "Z" or an offset',
             )
-        return event
 
     def key_bytes(self, event: E) -> bytes | None:
         """Returns the record key of an event, or None where the source has none."""
         return None if self.key is None else str(getattr(event, self.key.name)).encode()
+
+    def entity_of(self, key: bytes) -> str:
+        """Returns the text of a record's key, the inverse of `key_bytes`.
+
+        Raises:
+            EventRefused: no event of the source has that key.
+        """
+        assert self.key is not None
+        kind = self.key.type
+        try:
+            text = key.decode()
+            if kind is str or (text in ("True", "False") if kind is bool else text == str(int(text))):
+                return text
+        except ValueError:  # of the bytes, or of the number
+            pass
+        raise EventRefused(
+            "undecodable",
+            f"the key {key!r} is no {kind.__name__}, as {self.key} is",
+            where=self.topic,
+            fix="send the column as text",
+        )
 
     def id_of(self, event: E) -> str:
         """Returns the event's id as text; empty where the source has none."""
@@ -167,6 +207,13 @@ def _time_reader(column: Column) -> Callable[[Any], int]:
     if column.type is int:
         return read
     return lambda event: to_ms(read(event))
+
+
+class Tombstone(NamedTuple):
+    """A record of a compacted source that has a key, a time and no value."""
+
+    key: bytes
+    t: int  # in milliseconds
 
 
 class Entity:

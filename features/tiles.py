@@ -83,7 +83,7 @@ def to_base(plan: StatePlan, s: State, block: Block, aged: bool) -> None:
             if forget and t - entry[0] > forget:
                 entry[1] = a.zero()
             entry[0] = t
-            if c < 0 or present(x):
+            if c < 0 or a.counts_missing or present(x):
                 entry[1] = a.add(entry[1], t, x)
         entry[1] = a.trim(entry[1])
         if windowed:

@@ -34,6 +34,7 @@ class Slot(NamedTuple):
     name: str
     type: type
     nullable: bool
+    topics: frozenset[str] = frozenset()  # of the views that it is made from
 
 
 class Wanted(NamedTuple):
@@ -114,7 +115,8 @@ class Vector:
                 )
             made = column_input(column)
         self._steps.append((made, 0, [self._view(view) for view in made.views], []))
-        self.slots.append(Slot(made.name, made.type, made.nullable))
+        topics = frozenset(view.source.topic for view in made.views)
+        self.slots.append(Slot(made.name, made.type, made.nullable, topics))
         return made.meaning
 
     def _feature(self, view: type[FeatureView], feature: Feature[Any]) -> None:
@@ -124,14 +126,14 @@ class Vector:
         self._steps.append((None, width, [index], [place]))
         column = next((part.column for part in feature.aggregation.parts() if part.column is not None), None)
         kind, nullable = _feature_type(feature, column.type if column else float)
-        name = f"{view.__name__}.{feature.name}"
+        name, topics = f"{view.__name__}.{feature.name}", frozenset((view.source.topic,))
         if width == 1:
-            self.slots.append(Slot(name, kind, nullable))
+            self.slots.append(Slot(name, kind, nullable, topics))
             return
         ranked = feature.aggregation.kin[0] == "heavy"
         for k in range(width):
             label = f"{name}.{k // 2 + 1}.{'count' if k % 2 else 'value'}" if ranked else f"{name}.{k + 1}"
-            self.slots.append(Slot(label, int if ranked and k % 2 else kind, True))
+            self.slots.append(Slot(label, int if ranked and k % 2 else kind, True, topics))
 
     def _bind(self, plans: Sequence[StatePlan]) -> None:
         self.wanted: list[Wanted] = []

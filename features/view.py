@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from .aggregation import Feature
 from .errors import DefinitionError
+from .lookup import look_up
 from .source import Entity, Source
 
 RESERVED = {"of", "source", "where", "own_event", "features", "as_dict", "_values"}
@@ -96,6 +97,8 @@ class FeatureView:
                     fix="make a new one with over()",
                 )
         cls.features = tuple(feature for _, feature in found)
+        if source.compacted:
+            look_up(name, of, source, where, cls.features)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the values by name."""

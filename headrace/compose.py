@@ -94,8 +94,8 @@ async def work(
     topics = await asyncio.to_thread(partitions_now, loaded, bootstrap)
     for short in await asyncio.to_thread(short_of, loaded.project, bootstrap):
         log.warning(
-            "%s is kept for %s, and the project needs %s, or states could not be folded again: %s",
-            *(short.topic, short.found, short.wanted, short.fix),
+            "%s of %s is %s, and the project needs %s, or records are gone when they are needed: %s",
+            *(short.setting, short.topic, short.found, short.wanted, short.fix),
         )
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:
@@ -198,7 +198,7 @@ class KafkaOutbox:
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         time_ms: int,
         partition: int | None = None,
         headers: Headers = (),

@@ -21,7 +21,7 @@ from features.layout import choose, name_of
 from features.redis import RedisStore
 from features.store import Store
 from models import Project
-from streams.admin import Admin
+from streams.admin import Admin, Found
 from streams.errors import StreamsError
 from streams.security import Brokers
 
@@ -30,7 +30,7 @@ from .errors import told
 from .opening import open_project
 from .output import size
 from .settings import Settings, shown
-from .topics import FOREVER, RETENTION, differences, wanted_topics
+from .topics import CLEANUP, COMPACT, FOREVER, RETENTION, differences, wanted_topics
 
 Level = Literal["ok", "warning", "error"]
 _PACKAGES = (
@@ -163,15 +163,7 @@ def _topics(admin: Admin, project: Project) -> list[Finding]:
             fix = "headrace topics apply FILE creates it"
             findings.append(Finding("error", topic.name, "there is no such topic", fix))
             continue
-        kept = there.config.get(RETENTION)
-        retention = (
-            ""
-            if kept is None
-            else ", kept for ever"
-            if int(kept) == FOREVER
-            else f", kept {int(kept) // 3_600_000} h"
-        )
-        findings.append(Finding("ok", topic.name, f"{there.partitions} partitions{retention}"))
+        findings.append(Finding("ok", topic.name, f"{there.partitions} partitions{_kept(there)}"))
     for d in differences(wanted, found):
         if d.setting == "partitions" and not d.fatal:
             continue  # any number will do, as long as it stays
@@ -180,6 +172,15 @@ def _topics(admin: Admin, project: Project) -> list[Finding]:
             Finding(level, d.topic, f"{d.setting} is {d.found}, the project needs {d.wanted}", d.fix)
         )
     return findings
+
+
+def _kept(there: Found) -> str:
+    kept = there.config.get(RETENTION)
+    if there.config.get(CLEANUP) == COMPACT:
+        return ", compacted"
+    if kept is None:
+        return ""
+    return ", kept for ever" if int(kept) == FOREVER else f", kept {int(kept) // 3_600_000} h"
 
 
 def _waiting(admin: Admin, project: Project) -> list[Finding]:

@@ -1,7 +1,8 @@
 """Files of events: NDJSON, CSV or Parquet in, the JSON bytes of a source's events out, one at a time.
 
 A row becomes an event by the names of its columns; columns that the event does not have are passed over. An NDJSON
-line is taken byte for byte, so a replay reads what a producer would send.
+line is taken byte for byte, so a replay reads what a producer would send. A row of a compacted source that gives the
+key and the time and nothing else is a tombstone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 from msgspec.structs import FieldInfo, fields
 
 from features.column import columns_of
 from features.errors import EventRefused
-from features.source import Source
+from features.lookup import tombstone_in
+from features.source import Source, Tombstone
 
 from .errors import DataRefused
 
@@ -34,8 +37,8 @@ _MISSING = re.compile(r"missing required field `(.*?)`")
 _ROWS = 10_000
 
 
-def events_of(source: Source[Any], path: Path, *, check: bool = True) -> Iterator[bytes]:
-    """Yields the JSON of each event in a file, in the file's order.
+def events_of(source: Source[Any], path: Path, *, check: bool = True) -> Iterator[bytes | Tombstone]:
+    """Yields the JSON of each event in a file, or its tombstone, in the file's order.
 
     Args:
         source: whose events they are.
@@ -77,21 +80,34 @@ def count_of(path: Path) -> int:
     return lines - 1 if form_of(path) == "csv" else lines
 
 
-def _ndjson(source: Source[Any], path: Path, check: bool) -> Iterator[bytes]:
+def _ndjson(source: Source[Any], path: Path, check: bool) -> Iterator[bytes | Tombstone]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             value = line.strip()
             if not value:
                 continue
-            if check:
-                try:
+            cleared = None
+            try:
+                cleared = _tombstone(source, value)
+                if check and cleared is None:
                     source.decode(value)
-                except EventRefused as refused:
+            except EventRefused as refused:
+                if check:
                     raise _refused(source, path, f"line {number}", refused) from refused
-            yield value
+            yield cleared or value
 
 
-def _csv(source: Source[Any], path: Path) -> Iterator[bytes]:
+def _tombstone(source: Source[Any], value: bytes) -> Tombstone | None:
+    if not source.compacted:
+        return None
+    try:
+        row = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None  # it is no event either
+    return tombstone_in(source, row) if isinstance(row, dict) else None
+
+
+def _csv(source: Source[Any], path: Path) -> Iterator[bytes | Tombstone]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         _require(source, path, rows.fieldnames or ())
@@ -104,16 +120,17 @@ def _csv(source: Source[Any], path: Path) -> Iterator[bytes]:
                     where=f"{path}, {place}",
                     fix="mend the row, or quote values with commas in them",
                 )
-            yield _event(source, path, place, take(row))
+            given = {name: value or None for name, value in row.items()}
+            yield _event(source, path, place, given, take(row))
 
 
-def _parquet(source: Source[Any], path: Path) -> Iterator[bytes]:
+def _parquet(source: Source[Any], path: Path) -> Iterator[bytes | Tombstone]:
     known = _parquet_file(path).schema_arrow.names
     _require(source, path, known)
     wanted = [field.encode_name for field in fields(source.event) if field.encode_name in known]
     take = _taker(source, texts=False)
     for number, row in enumerate(parquet_rows(path, wanted), 1):
-        yield _event(source, path, f"row {number}", take(row))
+        yield _event(source, path, f"row {number}", row, take(row))
 
 
 def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -181,8 +198,12 @@ def _taker(source: Source[Any], *, texts: bool) -> Callable[[Mapping[str, Any]],
     return take
 
 
-def _event(source: Source[Any], path: Path, place: str, row: dict[str, Any]) -> bytes:
+def _event(
+    source: Source[Any], path: Path, place: str, given: Mapping[str, Any], row: dict[str, Any]
+) -> bytes | Tombstone:
     try:
+        if source.compacted and (cleared := tombstone_in(source, given)) is not None:
+            return cleared
         # a text is read as what the field is; int and float columns are widened, never cut
         value = msgspec.json.encode(msgspec.convert(row, source.event, strict=False))
         source.decode(value)

@@ -13,7 +13,7 @@ from features.source import Source
 from models.project import Project
 from models.records import Sample, Scalar, decode_sample
 from models.spec import Model
-from streams.recompute import Log, Recompute
+from streams.recompute import Log, Recompute, same_vector
 from streams.replay import Replay, Stream, merged
 
 from .comparing import Comparison
@@ -21,6 +21,7 @@ from .errors import UsageRefused
 from .logs import Opened, logged
 from .reading import events_of
 from .rows import Columns, Row, Rows
+from .verifying import compacted_away
 
 Tick = Callable[[int], None]
 
@@ -161,11 +162,14 @@ def replay_logged(opened: Opened, model: Model, out: Rows | None, tick: Tick | N
     labels = _labels(log, model)
     unchecked: Counter[str] = Counter()
     rows = 0
-    for made, assembled, reason in Recompute(deployment, model, log, first).vectors(logged(log, model)):
+    for made, assembled, reason, cut in Recompute(deployment, model, log, first).vectors(logged(log, model)):
         if tick is not None:
             tick(1)
         if assembled is None:
             unchecked[reason] += 1
+            continue
+        if cut and not same_vector(made.vector, assembled.vector):
+            unchecked[compacted_away(cut)] += 1
             continue
         row = columns.row(made, assembled.vector, assembled.flags)
         row["label"] = labels.get(made.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from features.clock import MILLISECONDS, duration_text
@@ -14,11 +14,23 @@ from models.topics import dead_letter_topic
 from streams.admin import Admin, Found, Topic
 from streams.security import Kafka
 
+from .output import size
+
 _WEEK = MILLISECONDS["w"]
 _LETTERS = 30 * MILLISECONDS["d"]
 FOREVER = -1
+DELETE, COMPACT = "delete", "compact"
 AHEAD = "message.timestamp.after.max.ms"
 RETENTION = "retention.ms"
+SIZE = "retention.bytes"
+CLEANUP = "cleanup.policy"
+TOMBSTONES = "delete.retention.ms"
+KEEPING = (
+    RETENTION,
+    SIZE,
+    CLEANUP,
+    TOMBSTONES,
+)  # what decides whether a record is still there when it is needed
 
 
 class Difference(NamedTuple):
@@ -54,22 +66,26 @@ def wanted_topics(project: Project, partitions: int | None = None) -> list[Topic
     ahead = {
         source.topic: str(source.ahead) for source in project.sources if not isinstance(source, Outcomes)
     }
+    tables = {source.topic for source in project.sources if source.compacted}
     topics: list[Topic] = []
     for name, count in counts.items():
-        config = {RETENTION: str(retention[name])}
+        if name in tables:
+            config = {CLEANUP: COMPACT, TOMBSTONES: str(_WEEK)}
+        else:
+            config = {CLEANUP: DELETE, RETENTION: str(retention[name]), SIZE: str(FOREVER)}
         if name in ahead:
             config |= {"message.timestamp.type": "CreateTime", AHEAD: ahead[name]}
         topics.append(Topic(name, count, config))
-    letters = [Topic(dead_letter_topic(name), 1, {RETENTION: str(_LETTERS)}) for name in counts]
-    return [*topics, *letters]
+    kept = {CLEANUP: DELETE, RETENTION: str(_LETTERS)}
+    return [*topics, *(Topic(dead_letter_topic(name), 1, kept) for name in counts)]
 
 
 def retentions(project: Project) -> dict[str, int]:
     """Returns how long each topic must be kept, in milliseconds; -1 is for ever.
 
-    A source: as long as a window reaches back, and as a label may take. A model's log: as long as a label may take;
-    where vectors wait in it alone also as long as a correction may, where these are learned, and a week in which its
-    labels may stand still. Its samples: for ever, since any version is rebuilt from them.
+    A source: as long as a window reaches back, and as a label may take; a compacted one for ever. A model's log: as
+    long as a label may take; where vectors wait in it alone also as long as a correction may, where these are learned,
+    and a week in which its labels may stand still. Its samples: for ever, since any version is rebuilt from them.
     """
     horizon = {
         model.name: model.spec.label.within + model.spec.label.source.lateness if model.spec.label else 0
@@ -80,7 +96,8 @@ def retentions(project: Project) -> dict[str, int]:
         reaches = [plan.retain for plan in project.plans_over(source)]  # lateness included
         asked = [horizon[m.name] for m in (*project.requested_by(source), *project.labelled_by(source))]
         longest = max(reaches, default=source.lateness)
-        kept[source.topic] = FOREVER if longest >= UNBOUNDED else max(_WEEK, longest + max(asked, default=0))
+        always = source.compacted or longest >= UNBOUNDED
+        kept[source.topic] = FOREVER if always else max(_WEEK, longest + max(asked, default=0))
     for model in project.models:
         label = model.spec.label
         corrections = label.within if label is not None and label.learn_corrections else 0
@@ -108,22 +125,51 @@ def differences(wanted: list[Topic], found: Mapping[str, Found]) -> list[Differe
                     "use --partitions with that number, or give the source a new version",
                 )
             )
-        out.extend(filter(None, (_retention(topic, there), _ahead(topic, there))))
+        looks = (_cleanup, _time(RETENTION), _time(TOMBSTONES), _size, _ahead)
+        out.extend(filter(None, (look(topic, there) for look in looks)))
     return out
 
 
-def _retention(topic: Topic, there: Found) -> Difference | None:
-    if RETENTION not in there.config:
+def _cleanup(topic: Topic, there: Found) -> Difference | None:
+    """Returns what is wrong where a log that is needed whole is compacted, or a table is not, or loses old keys."""
+    if not _both_have(CLEANUP, topic, there):
         return None
-    need, have = int(topic.config[RETENTION]), int(there.config[RETENTION])
-    if have == FOREVER or (need != FOREVER and have >= need):
+    need, have = topic.config[CLEANUP], there.config[CLEANUP].replace(" ", "")
+    if need == have or (need == DELETE and COMPACT not in have.split(",")):
         return None
-    fix = _alter(topic.name, RETENTION, need)
-    return Difference(topic.name, RETENTION, _span(need), _span(have), False, fix)
+    fix = _alter(topic.name, CLEANUP, need)
+    if not topic.name.startswith("headrace."):
+        fix += "; or " + (
+            "leave compacted=True out of its source" if need == COMPACT else "give its source compacted=True"
+        )
+    # what compaction takes of a log that is needed whole is gone; a table that is not compacted grows, or forgets
+    return Difference(topic.name, CLEANUP, need, have, need == DELETE, fix)
+
+
+def _time(setting: str) -> Callable[[Topic, Found], Difference | None]:
+    def shorter(topic: Topic, there: Found) -> Difference | None:
+        if not _both_have(setting, topic, there):
+            return None
+        need, have = int(topic.config[setting]), int(there.config[setting])
+        if have == FOREVER or (need != FOREVER and have >= need):
+            return None
+        return Difference(
+            topic.name, setting, _span(need), _span(have), False, _alter(topic.name, setting, need)
+        )
+
+    return shorter
+
+
+def _size(topic: Topic, there: Found) -> Difference | None:
+    """Returns a limit of bytes: whether it leaves the time that is needed depends on how much comes."""
+    if not _both_have(SIZE, topic, there) or int(there.config[SIZE]) == FOREVER:
+        return None
+    have = f"{size(int(there.config[SIZE]))} a partition"
+    return Difference(topic.name, SIZE, "no limit", have, False, _alter(topic.name, SIZE, FOREVER))
 
 
 def _ahead(topic: Topic, there: Found) -> Difference | None:
-    if AHEAD not in topic.config or AHEAD not in there.config:
+    if not _both_have(AHEAD, topic, there):
         return None
     need, have = int(topic.config[AHEAD]), int(there.config[AHEAD])
     if have <= need or there.config.get("message.timestamp.type") == "LogAppendTime":
@@ -132,7 +178,11 @@ def _ahead(topic: Topic, there: Found) -> Difference | None:
     return Difference(topic.name, AHEAD, _span(need), "any" if have > 1 << 60 else _span(have), False, fix)
 
 
-def _alter(topic: str, setting: str, value: int) -> str:
+def _both_have(setting: str, topic: Topic, there: Found) -> bool:
+    return setting in topic.config and setting in there.config
+
+
+def _alter(topic: str, setting: str, value: object) -> str:
     return (
         f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}={value}"
     )
@@ -143,7 +193,7 @@ def _span(ms: int) -> str:
 
 
 def short_of(project: Project, bootstrap: Kafka) -> list[Difference]:
-    """Returns which topics are kept for a shorter time than the project needs.
+    """Returns how topics are kept other than the project needs, so that it would miss records.
 
     Raises:
         StreamsError: the broker does not answer.
@@ -151,7 +201,7 @@ def short_of(project: Project, bootstrap: Kafka) -> list[Difference]:
     wanted = wanted_topics(project)
     with Admin(bootstrap) as admin:
         found = admin.found([topic.name for topic in wanted])
-    return [difference for difference in differences(wanted, found) if difference.setting == RETENTION]
+    return [difference for difference in differences(wanted, found) if difference.setting in KEEPING]
 
 
 def apply(

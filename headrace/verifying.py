@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -123,16 +123,27 @@ def _vectors(
         if FALLBACK in prediction.flags:
             yield prediction, [], "a fallback score, made without features"
     whole = (p for p in predictions if FALLBACK not in p.flags)
-    for prediction, assembled, reason in recompute.vectors(whole):
+    for prediction, assembled, reason, cut in recompute.vectors(whole):
         if assembled is None:
             yield prediction, [], reason
             continue
-        pairs = zip(recompute.model.vector.names, prediction.vector, assembled.vector, strict=False)
-        differing = [_difference(prediction, n, a, b) for n, a, b in pairs if not same_value(a, b)]
+        slots = zip(recompute.model.vector.slots, prediction.vector, assembled.vector, strict=False)
+        unequal = [(slot, a, b) for slot, a, b in slots if not same_value(a, b)]
+        differing = [
+            _difference(prediction, slot.name, a, b) for slot, a, b in unequal if not slot.topics & cut
+        ]
+        if unequal and not differing:
+            yield prediction, [], compacted_away(cut)
+            continue
         if len(prediction.vector) != len(assembled.vector):
             lengths = len(prediction.vector), len(assembled.vector)
             differing.append(_difference(prediction, "number of slots", *lengths))
         yield prediction, differing, ""
+
+
+def compacted_away(topics: Collection[str]) -> str:
+    """Returns why a vector that differs is no evidence: what a key had then is not in the log any more."""
+    return f"records that {', '.join(sorted(topics))} held then were compacted away"
 
 
 def _scores(

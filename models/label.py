@@ -59,6 +59,13 @@ class Label:
                 where=where,
                 fix=f"name a column of {source.event.__name__}, whose events carry the label",
             )
+        if source.compacted:
+            raise DefinitionError(
+                f"labels of {source.topic} are compacted",
+                where=where,
+                why="of the labels of one key the log keeps the newest alone, so joins of one log could differ",
+                fix="let labels come in a topic that keeps all records",
+            )
         if source.id is None:
             raise DefinitionError(
                 f"labels of {source.topic} do not say which request they are for",

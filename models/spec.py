@@ -65,6 +65,13 @@ class ModelSpec:
             raise DefinitionError(
                 f"model name {name!r} is not usable", fix='use lower-case letters, such as "fraud"'
             )
+        if request.compacted:
+            raise DefinitionError(
+                f"requests of {request.topic} are compacted",
+                where=where,
+                why="of the requests of one key the log keeps the newest alone: no other could be counted or verified",
+                fix="ask for events of a topic that keeps all records, and look the table up in a view",
+            )
         if request.id is None:
             raise DefinitionError(
                 f"requests of {request.topic} have no id",

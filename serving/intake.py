@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from features.errors import EventRefused
-from features.source import Source
+from features.lookup import tombstone_in
+from features.source import Source, Tombstone
 from features.text import DEEPEST, check_json
 
 from .problems import Problem, bad_field, too_large
@@ -26,7 +27,7 @@ _NAMED = re.compile(r"^([\w.]+) (?:is|has|raised)\b")
 class Incoming(NamedTuple):
     """One event, decoded, and the bytes that it came as."""
 
-    event: Any
+    event: Any  # a Tombstone where a key of a compacted source is cleared
     t: int
     raw: bytes
 
@@ -45,6 +46,7 @@ class Intake:
         self._now_ms = now_ms
         self._most = most
         self._split = msgspec.json.Decoder(list[msgspec.Raw])
+        self._row = msgspec.json.Decoder(dict[str, Any])
 
     def one(self, raw: bytes, place: str = "") -> Incoming:
         """Returns the event in a JSON object.
@@ -56,10 +58,11 @@ class Intake:
         if len(raw) > source.max_bytes:
             raise too_large(source.max_bytes)
         try:
-            event = source.decode(raw)
+            cleared = self._tombstone(raw) if source.compacted else None
+            event = source.decode(raw) if cleared is None else cleared
         except EventRefused as refused:
             raise self.refusal(refused, place, raw) from refused
-        t = source.time_of(event)
+        t = source.time_of(event) if cleared is None else cleared.t
         latest = self._now_ms() + source.ahead
         if not -_LARGEST_TIME <= t <= latest:
             what = "before all time" if t < 0 else f"{t - latest + source.ahead} ms in the future"
@@ -67,6 +70,14 @@ class Intake:
                 _join(place, source.time.name), f"the event is {what}; {source.ahead} ms are allowed"
             )
         return Incoming(event, t, raw)
+
+    def _tombstone(self, raw: bytes) -> Tombstone | None:
+        try:
+            check_json(raw)
+            row = self._row.decode(raw)
+        except (msgspec.DecodeError, ValueError):
+            return None  # it is no event either
+        return tombstone_in(self.source, row)
 
     def many(self, raw: bytes) -> list[Incoming]:
         """Returns the events of a JSON array.

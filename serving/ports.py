@@ -32,7 +32,7 @@ class Outbox(Protocol):
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         time_ms: int,
         partition: int | None = None,
         headers: Headers = (),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from features.errors import EventRefused
-from features.source import Source
+from features.source import Source, Tombstone
 from models.project import Project
 from models.topics import SENT
 
@@ -40,6 +40,8 @@ class Produce:
         """
         for plan in self._project.plans_over(intake.source):
             for k, one in enumerate(incoming):
+                if isinstance(one.event, Tombstone):
+                    continue  # it has nothing to keep
                 if plan.keep is None or plan.keep(one.event):
                     try:
                         plan.extract(one.event)
@@ -57,8 +59,13 @@ class Produce:
             ("content-type", b"application/json"),
             (SENT, b"%d" % self._now_ms()),
         )
-        send, topic, key_bytes = self._outbox.send, source.topic, source.key_bytes
-        await asyncio.gather(
-            *[send(topic, key_bytes(one.event), one.raw, one.t, None, headers) for one in incoming]
-        )
+        send, topic = self._outbox.send, source.topic
+        await asyncio.gather(*[send(topic, *_written(source, one), one.t, None, headers) for one in incoming])
         self._metrics.accepted.labels(topic).inc(len(incoming))
+
+
+def _written(source: Source[Any], one: Incoming) -> tuple[bytes | None, bytes | None]:
+    """Returns key and value of an event's record."""
+    if isinstance(one.event, Tombstone):
+        return one.event.key, None
+    return source.key_bytes(one.event), one.raw

@@ -70,12 +70,12 @@ class FoldStage(Stage):
         for record in records:
             offset = record.offset
             if offset >= read:
-                inbox.append((prepare(offset, record.key, record.value), record))
+                inbox.append((prepare(offset, record.key, record.value, record.timestamp), record))
         self.read = max(read, next_offset)
 
     def prepare(self, record: Any) -> Prepared:
         """Returns a record decoded and checked."""
-        return self.fold.prepare(record.offset, record.key, record.value)
+        return self.fold.prepare(record.offset, record.key, record.value, record.timestamp)
 
     def front(self) -> int:
         """Returns the event time that everything still to come has at least, strays aside."""

@@ -52,6 +52,7 @@ class Recomputed(NamedTuple):
     prediction: PredictionRecord
     assembled: Assembled | None
     reason: str = ""
+    cut: frozenset[str] = frozenset()  # compacted topics of whose records before the positions some are gone
 
 
 class Walk:
@@ -70,6 +71,8 @@ class Walk:
         self._head: Any = None
         self._encoded: dict[str, tuple[int, bytes]] = {}
         self._end = end
+        self._compacted = source.compacted
+        self._gap: int | None = None  # the first offset whose record was compacted away
 
     def begin(self, bases: Bases | None, at_most: int) -> None:
         """Starts from the newest base at or before a position, if there is one beyond the start."""
@@ -85,8 +88,20 @@ class Walk:
             self._records = (record for batch in batches for record in batch)
             self._head = next(self._records, None)
         while self._head is not None and self._head.offset < position:
-            self.fold.step(self.fold.prepare(self._head.offset, self._head.key, self._head.value), {})
+            head = self._head
+            self._missed(head.offset)
+            self.fold.step(self.fold.prepare(head.offset, head.key, head.value, head.timestamp), {})
             self._head = next(self._records, None)
+        self._missed(position)
+
+    def _missed(self, offset: int) -> None:
+        """Notes the first record that compaction took, when all before an offset have been read."""
+        if self._compacted and self._gap is None and self.fold.position.next < offset:
+            self._gap = self.fold.position.next
+
+    def cut(self, position: int) -> bool:
+        """Whether compaction has taken records before a position, all of which have been read."""
+        return self._gap is not None and self._gap < position
 
     def state(self, key: str) -> bytes | None:
         """Returns the bytes of a state as it stands."""
@@ -222,7 +237,15 @@ class Recompute:
             except EventRefused as refused:
                 yield Recomputed(prediction, None, f"refused: {refused.what}")
                 continue
-            yield Recomputed(prediction, assembled)
+            yield Recomputed(prediction, assembled, cut=self._cut(prediction))
+
+    def _cut(self, prediction: PredictionRecord) -> frozenset[str]:
+        as_of = prediction.as_of.items()
+        return frozenset(
+            self.groups[name].topic
+            for name, position in as_of
+            if self._walks[self.groups[name]].cut(position)
+        )
 
 
 def _chunks(predictions: Iterator[PredictionRecord]) -> Iterator[list[PredictionRecord]]:

@@ -15,7 +15,7 @@ import msgspec
 
 from features.errors import EventRefused
 from features.group import FoldGroup, Prepared
-from features.source import Source
+from features.source import Source, Tombstone
 from features.state import Kept
 from features.store import NO_TOPIC, Group, Position
 from models.join import Join
@@ -87,14 +87,13 @@ class Replay:
         """Returns the learner of a model as it stands."""
         return next(asked.learner for asked in self.models if asked.model.name == model)
 
-    def event(self, source: Source[Any], value: bytes) -> list[Scoring]:
+    def event(self, source: Source[Any], value: bytes | Tombstone) -> list[Scoring]:
         """Folds one record; scores it if it is a request, learns from it if it is a label."""
         return self.prepared(source, self.prepare(source, value), value)
 
-    def prepared(self, source: Source[Any], prepared: Prepared, value: bytes) -> list[Scoring]:
+    def prepared(self, source: Source[Any], prepared: Prepared, value: bytes | Tombstone) -> list[Scoring]:
         """Does the same for a record that has been decoded."""
         fold = self._folds[source.topic]
-        prepared.offset = fold.position.next
         fold.step(prepared, {})
         self.counts[f"events:{source.topic}"] += 1
         if prepared.refused is not None:
@@ -111,7 +110,7 @@ class Replay:
                     LabelRecord(id=ident, t=prepared.t, label=truth, source=fold.group.name, offset=offset),
                 )
                 self._progress(asked, fold)
-            if asked.model.spec.request is source:
+            if asked.model.spec.request is source and not isinstance(value, Tombstone):
                 scoring = self._score(asked, prepared, value)
                 if scoring is not None:
                     made.append(scoring)
@@ -120,9 +119,13 @@ class Replay:
                     self._progress(asked, fold)
         return made
 
-    def prepare(self, source: Source[Any], value: bytes) -> Prepared:
-        """Decodes a record for `prepared`."""
-        return self._folds[source.topic].prepare(0, b"", value)  # one partition: any key is in its place
+    def prepare(self, source: Source[Any], value: bytes | Tombstone) -> Prepared:
+        """Decodes the next record of a source for `prepared`."""
+        fold, offset = self._folds[source.topic], self._offsets[source.topic]
+        self._offsets[source.topic] += 1
+        if isinstance(value, Tombstone):
+            return fold.prepare(offset, value.key, None, value.t)
+        return fold.prepare(offset, _key_of(source, value), value)
 
     def _score(self, asked: _Asked, prepared: Prepared, value: bytes) -> Scoring | None:
         request = Request(prepared.event, prepared.t, 0)
@@ -178,19 +181,31 @@ class Replay:
             fold.step(fold.take(offset, outcomes.of(sample)), {})
 
 
+def _key_of(source: Source[Any], value: bytes) -> bytes:
+    """Returns the key of a record that came without one: that of its event, where anything depends on it."""
+    if not source.compacted:
+        return b""  # one partition: any key is in its place
+    try:
+        return source.key_bytes(source.decode(value)) or b""
+    except EventRefused:
+        return b""  # the fold tells why
+
+
 class Stream(NamedTuple):
     """The records of one source, in the order of its log."""
 
     source: Source[Any]
-    values: Iterable[bytes]
+    values: Iterable[bytes | Tombstone]
 
 
-def merged(replay: Replay, streams: Sequence[Stream]) -> Iterator[tuple[Source[Any], Prepared, bytes]]:
+def merged(
+    replay: Replay, streams: Sequence[Stream]
+) -> Iterator[tuple[Source[Any], Prepared, bytes | Tombstone]]:
     """Yields the records of all streams by event time, each stream in its own order.
 
     At equal instants a source that is only read comes before one that is asked.
     """
-    heads: list[tuple[int, bool, int, Prepared, bytes, Iterator[bytes]]] = []
+    heads: list[tuple[int, bool, int, Prepared, bytes | Tombstone, Iterator[bytes | Tombstone]]] = []
     asked = {id(model.spec.request) for model in replay.project.models}
     for k, stream in enumerate(streams):
         values = iter(stream.values)

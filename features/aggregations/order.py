@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from ..aggregation import Aggregation, Events, present
+from ..aggregation import Aggregation, Events, Kin, present
 from ..column import SCALARS, Kind
 from ..errors import DefinitionError
 
@@ -129,10 +130,25 @@ class LastK(_Ordered[tuple[V, ...]], Generic[V]):
 
 
 class Last(_Ordered[V | None], Generic[V]):
-    """The value of the newest event in the window; missing where there is none."""
+    """The value of the newest event in the window; missing where there is none.
+
+    An event without the value is passed over. Not so over a compacted source: there the newest record of a key stands
+    for all, so one without the value, or a tombstone, makes it missing.
+    """
 
     def __init__(self, column: V | None) -> None:
         super().__init__(column)
+
+    def lookup(self) -> Last[V]:
+        """Returns what it is over a compacted source: the value of the newest event, also where that has none."""
+        made = copy(self)
+        made.counts_missing = True
+        return made
+
+    @property
+    def kin(self) -> Kin:
+        """Names the partial; one that holds a missing value is another."""
+        return ("lookup", *super().kin[1:]) if self.counts_missing else super().kin
 
     def add(self, partial: Run, t: int, x: Any) -> Run:
         """Returns the newer of the two."""
@@ -150,8 +166,8 @@ class Last(_Ordered[V | None], Generic[V]):
 
     def result(self, partial: Run, events: Events) -> V | None:
         """Returns the value."""
-        return cast("V", self.typed(partial[0][1])) if partial else None
+        return cast("V", self.typed(partial[0][1])) if partial and present(partial[0][1]) else None
 
     def of_values(self) -> Callable[[Sequence[Any]], V | None]:
         """Returns the newest."""
-        return lambda xs: cast("V", self.typed(xs[-1])) if xs else None
+        return lambda xs: cast("V", self.typed(xs[-1])) if xs and present(xs[-1]) else None

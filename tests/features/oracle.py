@@ -172,6 +172,36 @@ def seen_by(events: Sequence[Event], own: Event | None, *, counted: bool) -> lis
     return [e for e in events if (e.t, e.tie) != (own.t, own.tie)]
 
 
+# what a key stands for in a table
+
+
+@dataclass(frozen=True)
+class Said:
+    """A record of a compacted topic about one key; without values it clears the key."""
+
+    t: int
+    offset: int
+    values: dict[str, Any] | None
+
+
+def stands_for(records: Iterable[Said], lateness: int, t: int, forget_after: int = 0) -> dict[str, Any]:
+    """What a key stands for at a time; empty where it was never named, cleared, or not named for too long.
+
+    Records come in the order of the log. Of one instant the later in the log holds.
+    """
+    there: list[Said] = []
+    for record in records:
+        if all(record.t > other.t - lateness for other in there):
+            there.append(record)
+    past = [record for record in there if record.t <= t]
+    if not past:
+        return {}
+    newest = max(past, key=lambda record: (record.t, record.offset))
+    if newest.values is None or (forget_after and t - newest.t > forget_after):
+        return {}
+    return {name: kept(x) for name, x in newest.values.items()}
+
+
 # what they are worth
 
 

@@ -47,6 +47,9 @@ EXAMPLES: dict[str, Callable[[], Aggregation[Any]]] = {
     "Variance": lambda: features.aggregations.Variance(Payment.amount),
 }
 
+# Last as it is over a compacted source, where a missing value is one: what the verbs promise of Last holds of it too
+EXAMPLES["lookup"] = lambda: features.aggregations.Last(Payment.fee).lookup()
+
 KEPT = [part for example in EXAMPLES.values() for part in example().parts()]
 
 # the documented value of a window without events; missing is None
@@ -54,7 +57,7 @@ EMPTY: dict[str, Any] = {
     "Count": 0, "Distinct": 0, "Sum": 0.0, "DecayedSum": 0.0, "DecayedCount": 0.0, "LastK": (), "TopK": (),
 }  # fmt: skip
 
-ORDERED = {"First", "Last", "LastK"}  # merges name the older partial first
+ORDERED = {"First", "Last", "LastK", "lookup"}  # merges name the older partial first
 FILLER: dict[str | None, Any] = {
     None: None,
     "number": 99.0,
@@ -70,6 +73,10 @@ Timed = tuple[int, Any]
 
 def exported() -> list[str]:
     return sorted(features.aggregations.__all__)
+
+
+def tried() -> list[str]:
+    return [*exported(), "lookup"]
 
 
 def atoms(name: str) -> list[Aggregation[Any]]:
@@ -115,7 +122,11 @@ def drawn(data: st.DataObject, a: Aggregation[Any]) -> list[Timed]:
     kind = float if a.column is None else a.column.type
     raw = data.draw(st.lists(st.tuples(st.integers(0, 60), values[kind]), max_size=14))
     raw.sort(key=lambda event: event[0])
-    return [(t, stored(a.column, a.keeps, x)) for t, x in raw]
+    kept = [(t, stored(a.column, a.keeps, x)) for t, x in raw]
+    if not a.counts_missing:
+        return kept
+    gone = data.draw(st.lists(st.booleans(), min_size=len(kept), max_size=len(kept)))
+    return [(t, float("nan") if none else x) for (t, x), none in zip(kept, gone, strict=True)]
 
 
 def folded(a: Aggregation[Any], events: Sequence[Timed]) -> Any:
@@ -135,7 +146,7 @@ def cut(data: st.DataObject, events: list[Timed]) -> list[list[Timed]]:
     return [events[:i], events[i:j], events[j:]]
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_merge_associates_and_has_a_neutral_element(name: str, data: st.DataObject) -> None:
@@ -147,7 +158,7 @@ def test_merge_associates_and_has_a_neutral_element(name: str, data: st.DataObje
         assert frozen(a, a.merge(left, a.zero())) == frozen(a, left) == frozen(a, a.merge(a.zero(), left))
 
 
-@pytest.mark.parametrize("name", sorted(set(exported()) - ORDERED))
+@pytest.mark.parametrize("name", sorted(set(tried()) - ORDERED))
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_merge_commutes_and_order_does_not_matter(name: str, data: st.DataObject) -> None:
@@ -160,7 +171,7 @@ def test_merge_commutes_and_order_does_not_matter(name: str, data: st.DataObject
         assert frozen(a, a.merge(a.merge(three, one), two)) == frozen(a, folded(a, events))
 
 
-@pytest.mark.parametrize("name", sorted(ORDERED & set(exported())))
+@pytest.mark.parametrize("name", sorted(ORDERED & set(tried())))
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_events_of_different_instants_may_come_in_any_order(name: str, data: st.DataObject) -> None:
@@ -172,7 +183,7 @@ def test_events_of_different_instants_may_come_in_any_order(name: str, data: st.
         assert frozen(a, a.merge(a.merge(three, one), two)) == frozen(a, folded(a, events))
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_a_batch_equals_a_stream(name: str, data: st.DataObject) -> None:
@@ -184,7 +195,7 @@ def test_a_batch_equals_a_stream(name: str, data: st.DataObject) -> None:
         assert frozen(a, batched) == frozen(a, folded(a, events))
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_several_events_at_once_equal_one_after_the_other(name: str, data: st.DataObject) -> None:
@@ -195,7 +206,7 @@ def test_several_events_at_once_equal_one_after_the_other(name: str, data: st.Da
         assert frozen(a, extended) == frozen(a, folded(a, one + two))
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_verbs_leave_their_arguments_alone(name: str, data: st.DataObject) -> None:
@@ -214,7 +225,7 @@ def test_verbs_leave_their_arguments_alone(name: str, data: st.DataObject) -> No
         assert (frozen(a, one), frozen(a, other)) == before
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_a_partial_survives_freezing_and_thawing(name: str, data: st.DataObject) -> None:
@@ -245,11 +256,11 @@ def window_of(
         window.n += len(run)
     window.partials = list(partials)
     window.column = -1 if a.column is None else 0
-    window.nullable = a.column is not None and a.column.nullable
+    window.nullable = a.column is not None and a.column.nullable and not a.counts_missing
     return window
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @pytest.mark.parametrize("with_partials", [False, True])
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
@@ -270,7 +281,7 @@ def test_the_value_of_slices_has_the_bits_of_the_folded_verbs(
             assert bits(got) == bits(expected)
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_the_value_of_values_alone_has_the_bits_of_the_folded_verbs(name: str, data: st.DataObject) -> None:
@@ -290,7 +301,7 @@ def test_the_value_of_values_alone_has_the_bits_of_the_folded_verbs(name: str, d
             assert bits(of_sum(math.fsum(xs), len(xs))) == bits(expected)
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 def test_an_empty_window_gives_the_documented_value(name: str) -> None:
     parts = atoms(name)
     values = [a.value(window_of(a, [], [], end=70)) for a in parts]
@@ -306,7 +317,7 @@ def test_an_empty_window_gives_the_documented_value(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 def test_many_values_leave_a_partial_of_bounded_size(name: str) -> None:
     r = random.Random(5)
     for a in atoms(name):
@@ -338,7 +349,7 @@ def tiles(a: Aggregation[Any], r: random.Random, count: int, values: int) -> tup
     return partials, ends
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", tried())
 @pytest.mark.parametrize("values", [5, 300, 50_000])
 def test_tiles_survive_freezing_and_thawing_together(name: str, values: int) -> None:
     for a in atoms(name):

@@ -12,6 +12,8 @@ from pyarrow import parquet
 
 from features import Source
 from features.errors import HeadraceError
+from features.source import Tombstone
+from headrace.producing import record
 from headrace.reading import count_of, events_of
 
 
@@ -61,7 +63,61 @@ def columns(folder: Path) -> Path:
 def test_each_form_gives_the_same_events(tmp_path: Path, write: object) -> None:
     path = write(tmp_path)  # type: ignore[operator]  # one of the three above
 
-    assert [sales.decode(value) for value in events_of(sales, path)] == SALES
+    assert [sales.decode(value) for value in events_of(sales, path) if isinstance(value, bytes)] == SALES
+
+
+class Shop(msgspec.Struct, frozen=True):
+    shop: str
+    country: str | None
+    size: int
+    at: datetime
+
+
+shops = Source("shop.shops.v1", Shop, time=Shop.at, key=Shop.shop, compacted=True)
+TABLE = {
+    "shops.ndjson": '{"shop":"s1","country":"CH","size":3,"at":"2026-01-01T12:00:00Z"}\n'
+    '{"shop":"s1","at":"2026-01-02T12:00:00Z"}\n'
+    '{"shop":"s2","country":null,"size":0,"at":"2026-01-02T12:00:00Z"}\n',
+    "shops.csv": "shop,country,size,at\ns1,CH,3,2026-01-01T12:00:00Z\ns1,,,2026-01-02T12:00:00Z\n"
+    "s2,,0,2026-01-02T12:00:00Z\n",
+}
+
+
+def table(folder: Path, name: str) -> Path:
+    path = folder / name
+    if name.endswith(".parquet"):
+        later = NOON + timedelta(days=1)
+        rows = [("s1", "CH", 3, NOON), ("s1", None, None, later), ("s2", None, 0, later)]
+        names = ("shop", "country", "size", "at")
+        parquet.write_table(pa.Table.from_pylist([dict(zip(names, r, strict=True)) for r in rows]), path)
+    else:
+        path.write_text(TABLE[name])
+    return path
+
+
+@pytest.mark.parametrize("name", ["shops.ndjson", "shops.csv", "shops.parquet"])
+def test_a_row_with_key_and_time_alone_clears_its_key(tmp_path: Path, name: str) -> None:
+    first, cleared, second = events_of(shops, table(tmp_path, name))
+    later = NOON + timedelta(days=1)
+
+    assert isinstance(first, bytes)
+    assert isinstance(second, bytes)
+    assert shops.decode(first) == Shop("s1", "CH", 3, NOON)
+    assert cleared == Tombstone(b"s1", round(later.timestamp() * 1000))
+    assert shops.decode(second) == Shop("s2", None, 0, later)
+
+
+def test_a_tombstone_becomes_a_record_of_key_and_time() -> None:
+    made = record(shops, Tombstone(b"s1", 17), 5)
+
+    assert (made.topic, made.key, made.value, made.timestamp_ms) == (shops.topic, b"s1", None, 17)
+
+
+def test_a_row_that_is_neither_event_nor_tombstone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shops.ndjson"
+    path.write_text('{"shop":"s1","at":"2026-01-02T12:00:00"}\n')
+    with pytest.raises(HeadraceError, match="no time zone"):
+        list(events_of(shops, path))
 
 
 @pytest.mark.parametrize("write", [csv, columns])

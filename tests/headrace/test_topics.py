@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Producer
 
 from features.clock import MILLISECONDS
 from headrace.loading import load
 from headrace.topics import FOREVER, RETENTION, differences, retentions, short_of, wanted_topics
-from streams.admin import Admin, Found
+from streams.admin import Admin, Found, Topic
 from streams.embedded import EmbeddedKafka
 from tests.headrace.conftest import PAYMENTS, Cli
 from tests.parts.broker import Broker
+from tests.parts.kafka import KafkaServer
 from tests.streams.shop import build
 
 DAY = MILLISECONDS["d"]
@@ -110,6 +112,93 @@ def test_settings_that_fall_short_are_told_with_the_command(
         assert told["message.timestamp.after.max.ms"]["wanted"] == "5m"
         (short,) = short_of(load(file).project, kafka.bootstrap)  # what a worker warns of when it starts
         assert (short.topic, short.found) == (f"{topic_prefix}.transactions.v1", "7d")
+
+
+CASES: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str, str, bool]]]] = {
+    "all well": (
+        {"cleanup.policy": "delete", "retention.bytes": "-1", "retention.ms": "5000"},
+        {"cleanup.policy": "delete", "retention.bytes": "-1", "retention.ms": "-1"},
+        [],
+    ),
+    "a log that is compacted": (
+        {"cleanup.policy": "delete"},
+        {"cleanup.policy": "compact"},
+        [("cleanup.policy", "delete", "compact", True)],
+    ),
+    "a log that is compacted as well": (
+        {"cleanup.policy": "delete"},
+        {"cleanup.policy": "delete, compact"},
+        [("cleanup.policy", "delete", "delete,compact", True)],
+    ),
+    "a table that is not compacted": (
+        {"cleanup.policy": "compact", "delete.retention.ms": "604800000"},
+        {"cleanup.policy": "delete", "retention.ms": "1", "delete.retention.ms": "604800000"},
+        [("cleanup.policy", "compact", "delete", False)],
+    ),
+    "a table that forgets": (
+        {"cleanup.policy": "compact"},
+        {"cleanup.policy": "compact,delete"},
+        [("cleanup.policy", "compact", "compact,delete", False)],
+    ),
+    "tombstones that go too soon": (
+        {"cleanup.policy": "compact", "delete.retention.ms": "604800000"},
+        {"cleanup.policy": "compact", "delete.retention.ms": "86400000", "retention.bytes": "5"},
+        [("delete.retention.ms", "7d", "1d", False)],
+    ),
+    "a limit of bytes": (
+        {"retention.ms": "-1", "retention.bytes": "-1"},
+        {"retention.ms": "-1", "retention.bytes": "1000000000"},
+        [("retention.bytes", "no limit", "1 GB a partition", False)],
+    ),
+    "a broker that does not tell": ({"cleanup.policy": "compact", "retention.bytes": "-1"}, {}, []),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_how_a_topic_is_kept_is_compared_with_what_is_needed(name: str) -> None:
+    wanted, there, expected = CASES[name]
+    found = differences([Topic("shop.x.v1", 4, wanted)], {"shop.x.v1": Found(4, there)})
+
+    assert [(d.setting, d.wanted, d.found, d.fatal) for d in found] == expected
+    assert all(f"--entity-name shop.x.v1 --add-config {d.setting}=" in d.fix for d in found)
+
+
+def test_a_table_and_a_log_in_each_others_keeping_are_named(
+    cli: Cli, kafka: Broker, redis_url: str, tmp_path: Path, topic_prefix: str
+) -> None:
+    if not isinstance(kafka, KafkaServer):
+        pytest.skip("the embedded broker has no settings")
+    file = tmp_path / "tables.py"
+    file.write_text(f"from tests.streams.tables import build\n\nproject = build({topic_prefix!r})\n")
+    table, log = f"{topic_prefix}.holders.v1", f"headrace.{topic_prefix}.fraud.log.v1"
+    where = ("--kafka", kafka.bootstrap)
+
+    assert cli("topics", "apply", file, *where).code == 0
+    assert cli("topics", "apply", file, "--json", *where).json["differences"] == []
+    with Admin(kafka.bootstrap) as admin:
+        found = admin.found([table, log])
+    assert found[table].config["cleanup.policy"] == "compact"
+    assert found[table].config["delete.retention.ms"] == str(7 * DAY)
+    assert (found[log].config["cleanup.policy"], found[log].config["retention.bytes"]) == ("delete", "-1")
+    assert short_of(load(file).project, kafka.bootstrap) == []
+
+    kafka.alter_topic(table, {"cleanup.policy": "delete", "delete.retention.ms": "1000"})
+    kafka.alter_topic(log, {"cleanup.policy": "compact", "retention.bytes": "1000000"})
+    # what a worker warns of when it starts
+    short = short_of(load(file).project, kafka.bootstrap)
+    told = {(d.topic, d.setting): d.fix for d in short}
+    assert set(told) == {
+        (table, "cleanup.policy"),
+        (table, "delete.retention.ms"),
+        (log, "cleanup.policy"),
+        (log, "retention.bytes"),
+    }
+    assert "leave compacted=True out" in told[table, "cleanup.policy"]
+    findings = cli("doctor", file, *where, "--redis", redis_url, "--json").json["findings"]
+    levels = {(f["what"], f["found"]): f["level"] for f in findings}
+    assert levels[log, "cleanup.policy is compact, the project needs delete"] == "error"
+    assert levels[log, "retention.bytes is 1 MB a partition, the project needs no limit"] == "warning"
+    assert levels[table, "cleanup.policy is delete, the project needs compact"] == "warning"
 
 
 def test_doctor_says_what_waits_at_the_rate_of_the_last_day(

@@ -15,6 +15,8 @@ from typing import Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from features.embedded import free_port, tied_to_parent
@@ -104,6 +106,16 @@ class KafkaServer:
             if len(found) == partitions and all(partition.leader >= 0 for partition in found):
                 return
         raise RuntimeError(f"topic {name} has no leaders within {_ADMIN_SECONDS:.0f} s")
+
+    def alter_topic(self, name: str, config: Mapping[str, str]) -> None:
+        """Change settings of a topic."""
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            for key, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin.incremental_alter_configs([resource])[resource].result(_ADMIN_SECONDS)
 
     def stop(self) -> None:
         """End the server in good order; its folder stays. Harmless when repeated."""
@@ -226,6 +238,8 @@ class KafkaServer:
                 "group.min.session.timeout.ms": "500",
                 # The default of 128 MiB is a third of our heap.
                 "log.cleaner.dedupe.buffer.size": "2097152",
+                # A test of compaction waits for it.
+                "log.cleaner.backoff.ms": "500",
                 # A killed broker may register again only when its old session has ended.
                 "broker.session.timeout.ms": "3000",
                 "broker.heartbeat.interval.ms": "500",

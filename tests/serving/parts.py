@@ -37,7 +37,7 @@ class Sent(NamedTuple):
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     time_ms: int
     partition: int | None
     headers: Headers
@@ -72,7 +72,7 @@ class MemoryOutbox:
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         time_ms: int,
         partition: int | None = None,
         headers: Headers = (),

@@ -135,4 +135,18 @@ loss = ModelSpec(
     learner=Broken(),
 )
 
-project = Project("shop", fraud, verdict, loss, views=[Card])
+
+class Place(Struct, frozen=True):
+    terminal: str
+    country: str
+    at: datetime
+
+
+places = Source("shop.places.v1", Place, time=Place.at, key=Place.terminal, compacted=True)
+
+
+class Where(FeatureView, of=Entity("terminal", by=Place.terminal), source=places):
+    country = Last(Place.country).lifetime(unbounded=True)
+
+
+project = Project("shop", fraud, verdict, loss, views=[Card, Where])

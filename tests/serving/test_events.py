@@ -20,14 +20,14 @@ async def test_an_event_is_written_and_then_acknowledged(served: Served, name: s
         NOW - 1_000,
         None,
     )
-    assert msgspec.json.decode(sent.value) == event
+    assert msgspec.json.decode(sent.value or b"") == event
     assert dict(sent.headers) == {"content-type": b"application/json", "headrace-sent": str(NOW).encode()}
 
 
 async def test_events_of_an_array_are_written_in_its_order(served: Served) -> None:
     answer = await served.client.post("/v1/events/payments", json=[payment(k) for k in range(30)])
     assert answer.json()["accepted"] == 30
-    assert [msgspec.json.decode(sent.value)["id"] for sent in served.outbox.sent] == [
+    assert [msgspec.json.decode(sent.value or b"")["id"] for sent in served.outbox.sent] == [
         f"p{k}" for k in range(30)
     ]
 
@@ -69,4 +69,33 @@ async def test_labels_are_taken_for_label_sources_only(served: Served) -> None:
 async def test_a_source_that_is_not_there_or_not_meant_is_404(served: Served, name: str) -> None:
     answer = await served.client.post(f"/v1/events/{name}", json=payment(1))
     assert answer.status_code == 404
+    assert served.outbox.sent == []
+
+
+async def test_key_and_time_alone_clear_a_key_of_a_compacted_source(served: Served) -> None:
+    place = {"terminal": "t1", "country": "CH", "at": "2026-01-01T00:00:00Z"}
+    cleared = {"terminal": "t1", "at": "2026-01-02T00:00:00Z"}
+    answer = await served.client.post("/v1/events/places", json=[place, cleared])
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
+    assert [(sent.key, sent.value is None, sent.time_ms) for sent in served.outbox.sent] == [
+        (b"t1", False, 1_767_225_600_000),
+        (b"t1", True, 1_767_312_000_000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"terminal": "t1", "at": "2026-01-02T00:00:00"}, "at"),
+        ({"terminal": "t1", "at": "2036-01-02T00:00:00Z"}, "at"),
+        ({"terminal": 7, "country": "CH", "at": "2026-01-02T00:00:00Z"}, "terminal"),
+        ({"terminal": "t1", "country": 5, "at": "2026-01-02T00:00:00Z"}, "country"),
+        ({"terminal": "t1"}, "country"),
+        ([[]], "[0]"),
+    ],
+)
+async def test_what_is_neither_event_nor_tombstone_is_422(served: Served, body: object, field: str) -> None:
+    answer = await served.client.post("/v1/events/places", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
     assert served.outbox.sent == []

@@ -70,7 +70,7 @@ async def test_events_are_scored_and_logged_as_by_the_other_path(served: Served)
             },
         ],
     }
-    records = [decode_record(sent.value) for sent in served.outbox.offered]
+    records = [decode_record(sent.value or b"") for sent in served.outbox.offered]
     assert [record.id for record in records if isinstance(record, PredictionRecord)] == [
         "p1000",
         "p1001",

@@ -138,7 +138,7 @@ async def test_the_prediction_is_logged_with_its_event_as_it_came(served: Served
     (sent,) = served.outbox.offered
     assert (sent.topic, sent.key, sent.time_ms) == ("headrace.shop.fraud.log.v1", b"p7", NOW - 1_000)
     assert sent.partition == partition_of(b"p7", 1)
-    record = decode_record(sent.value)
+    record = decode_record(sent.value or b"")
     assert isinstance(record, PredictionRecord)
     assert (record.id, record.t, record.origin) == ("p7", NOW - 1_000, "api")
     assert bits(record.vector) == bits(answer["vector"])
@@ -153,7 +153,7 @@ async def test_ingest_writes_the_event_before_it_answers(served: Served) -> None
     await served.predict(event, ingest="true")
     (sent,) = served.outbox.sent
     assert (sent.topic, sent.key, sent.time_ms) == ("shop.payments.v1", b"c0", NOW - 1_000)
-    assert msgspec.json.decode(sent.value) == event
+    assert msgspec.json.decode(sent.value or b"") == event
     assert dict(sent.headers)["headrace-sent"] == str(NOW).encode()
     assert len(served.outbox.offered) == 1
 

@@ -219,7 +219,7 @@ async def test_if_so_configured_it_answers_from_the_request_alone_flagged_and_lo
                 "cents": 1125,
             }
             assert (answer["flags"], answer["as_of"], answer["age_ms"]) == (["fallback"], {}, None)
-            record = decode_record(served.outbox.offered[0].value)
+            record = decode_record(served.outbox.offered[0].value or b"")
             assert isinstance(record, PredictionRecord)
             assert record.flags == ["fallback"]
             assert bytes(record.event) == msgspec.json.encode(payment(1)).replace(b" ", b"")

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -206,17 +207,20 @@ async def rig(
     broker: Broker,
     redis: str,
     partitions: Mapping[str, int] | None = None,
+    config: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> AsyncIterator[Rig]:
     """Makes the topics and the file of a project; ends its workers and gives everything back.
 
     Args:
         builder: the text of the project's file, for processes.
         partitions: of the topics, where they are not the usual ones.
+        config: of topics on a real Kafka, where they are not to keep everything.
     """
     topics = topics_of(project, partitions)
     for topic, count in [*topics.items(), *((dead_letter_topic(topic), 1) for topic in topics)]:
         if isinstance(broker, KafkaServer):
-            broker.create_topic(topic, count, {"retention.ms": "-1"})  # the events are old
+            # the events are old
+            broker.create_topic(topic, count, config.get(topic, {"retention.ms": "-1"}))
         else:
             broker.create_topic(topic, count)
     with LogReader(broker.bootstrap) as reader:
