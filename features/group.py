@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from . import keys
-from .clock import LAST
+from .clock import LAST, NEVER
 from .errors import EventRefused, StateCorrupt
 from .fold import Folded, fold
 from .partition import partition_of
@@ -331,6 +331,9 @@ class FoldGroup:
         self._next = offset + 1
         if record.refused is not None:
             self.counts[record.refused.reason] += 1
+            return 0
+        if t == NEVER:  # it stands in the log for others, and moves nothing here
+            self.counts["foreign"] += 1
             return 0
         clock = self._clock
         young = self._young

@@ -188,5 +188,6 @@ def _labels(log: Log, model: Model) -> dict[str, Scalar]:
                     sample = decode_sample(record.value or b"")
                 except DecodeError:
                     continue  # the learner sent it to the dead letters
-                found.setdefault(sample.id, sample.label)
+                if sample.of(model.rules):
+                    found.setdefault(sample.id, sample.label)
     return found

@@ -180,7 +180,7 @@ class Join:
 
     def fold(self, record: LogRecord, offset: int) -> list[Sample]:
         """The samples that the record at `offset` releases, in order, where vectors do not wait in the log."""
-        return settle(self.step(record, offset), {}, self._group)
+        return settle(self.step(record, offset), {}, self._group, self._rules.name)
 
     def take_writes(self) -> Writes:
         """Cells that changed since the last call, by key: absolute values, None to delete."""
@@ -486,13 +486,16 @@ class Join:
         self._clocks = _meta(cell).clocks
 
 
-def settle(left: Sequence[Leaving], logged: Mapping[int, LoggedPrediction], group: str) -> list[Sample]:
+def settle(
+    left: Sequence[Leaving], logged: Mapping[int, LoggedPrediction], group: str, rules: str
+) -> list[Sample]:
     """The samples of what left a join, in their order.
 
     Args:
         left: what left, in the order of the join.
         logged: the predictions of those that have no body, by offset.
         group: the partition of the model's log.
+        rules: the name of those that they left by.
     """
     samples: list[Sample] = []
     begins, before = 0, None  # of what one record released at one deadline
@@ -505,7 +508,7 @@ def settle(left: Sequence[Leaving], logged: Mapping[int, LoggedPrediction], grou
         if together is None or together != before:
             _order(samples, begins)
             begins, before = len(samples), together
-        samples.append(_sample(ident, leaving, body, group))
+        samples.append(_sample(ident, leaving, body, group, rules))
     _order(samples, begins)
     return samples
 
@@ -547,7 +550,7 @@ def _ident(sample: Sample) -> str:
     return sample.id
 
 
-def _sample(ident: str, leaving: Leaving, body: Body, group: str) -> Sample:
+def _sample(ident: str, leaving: Leaving, body: Body, group: str, rules: str) -> Sample:
     return Sample(
         id=ident,
         t=leaving.t,
@@ -564,6 +567,7 @@ def _sample(ident: str, leaving: Leaving, body: Body, group: str) -> Sample:
         source=group,
         offset=leaving.offset,
         index=leaving.index,
+        rules=rules,
     )
 
 

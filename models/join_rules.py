@@ -35,6 +35,7 @@ class JoinRules(Struct, frozen=True, kw_only=True):
         feeds: groups of the label source that must have been heard before anything can be absent.
         max_pending: predictions and early labels that may wait before `Join.full`.
         vectors: where the vector of a prediction waits that comes from now on.
+        name: what its samples say that they were joined by.
         only: the fingerprint of the vectors that anyone needs; predictions with another one wait without theirs and
             leave no sample. None where all are needed.
     """
@@ -48,6 +49,7 @@ class JoinRules(Struct, frozen=True, kw_only=True):
     feeds: tuple[str, ...] = ()
     max_pending: int = 1_000_000
     vectors: Vectors = "redis"
+    name: str = ""
     only: str | None = None
 
     def __post_init__(self) -> None:
@@ -76,3 +78,7 @@ class JoinRules(Struct, frozen=True, kw_only=True):
                 "feeds": sorted(self.feeds),
             }
         )
+
+
+UNLABELLED = JoinRules(within=0, absent=False, name="unlabelled")
+"""Of a model that waits for nothing."""

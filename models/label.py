@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from features.clock import Duration, duration_ms
 from features.column import SCALARS, column_of, require
 from features.errors import DefinitionError
+from features.fingerprint import short_digest
 from features.source import Source
 
 from .join import JoinRules
@@ -106,6 +107,14 @@ class Label:
         """The type of its value."""
         return self.value.type
 
+    @property
+    def terms(self) -> str:
+        """Names what decides which samples there are, but for the partitions that labels come from."""
+        column = (self.source.topic, str(self.value), self.value.type_text)
+        clocks = (self.within, self.silence, self.source.lateness)
+        told = repr((*column, *clocks, self.absent, self.counts, self.learn_corrections))
+        return short_digest(told.encode())[:12]
+
     def rules(self, feeds: tuple[str, ...]) -> JoinRules:
         """Returns what the join goes by; `feeds` are the partitions that labels come from."""
         return JoinRules(
@@ -118,4 +127,5 @@ class Label:
             max_pending=self.max_pending,
             vectors=self.vectors,
             feeds=feeds,
+            name=self.terms,
         )

@@ -82,6 +82,7 @@ class Learner:
         prototype: the untrained learner; it is copied, never trained.
         names: of the vector's slots, in order.
         fingerprint: of the vector; samples of another one are dropped.
+        rules: the name of those that its samples are joined by; others are dropped.
         learn_corrections: also learn labels that came after their sample had left.
         metrics: River metrics to keep besides those of the task.
     """
@@ -96,10 +97,12 @@ class Learner:
         missing: Missing = "omit",
         learn_corrections: bool = False,
         metrics: Sequence[river_metrics.base.Metric] = (),
+        rules: str = "",
     ) -> None:
         self.name = name
         self.task = task
         self.fingerprint = fingerprint
+        self.rules = rules
         self.model: Any = _untrained(prototype)
         self.version = 0
         self.origins: dict[str, tuple[int, int]] = {}
@@ -136,7 +139,7 @@ class Learner:
         return outcome
 
     def _fold(self, sample: Sample) -> Outcome:
-        if sample.fingerprint != self.fingerprint:
+        if sample.fingerprint != self.fingerprint or not sample.of(self.rules):
             # first: the join of another version may have gone further than ours, which leaves out what is foreign
             return Outcome("foreign", self.version)
         origin = (sample.offset, sample.index)

@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
+from features.clock import NEVER
 from features.column import Column, column_of
 from features.errors import EventRefused
 from features.source import Source
 
+from .label import Label
 from .records import Sample, decode_sample
 
 
@@ -24,7 +26,7 @@ class Outcome(msgspec.Struct, frozen=True):
     id: str
     event: Any  # the request's event, decoded
     label: bool | int | float | str
-    at: int  # when the label, or that there is none, was known: in milliseconds
+    at: int  # when the label, or that there is none, was known: in milliseconds; NEVER for one of other rules
     kind: str  # "label" or "absent"; a "correction" is not counted again
 
 
@@ -33,20 +35,20 @@ class Outcomes(Source[Outcome]):
 
     Args:
         request: the source whose events are scored.
-        label: the column of the label's value.
-        lateness: of the label source.
+        label: of the model; what was joined by other rules than its own is no outcome.
     """
 
-    def __init__(self, request: Source[Any], label: Column, lateness: int) -> None:
+    def __init__(self, request: Source[Any], label: Label) -> None:
         super().__init__(
             "headrace.unbound.samples.v1",  # named when the project is
             Outcome,
             id=Outcome.id,
             time=Outcome.at,
-            lateness=f"{lateness}ms",
+            lateness=f"{label.source.lateness}ms",
         )
         self.request = request
-        self.label = label
+        self.label = label.value
+        self.rules = label.terms
         self.filter = not_correction
 
     def bind(self, topic: str) -> None:
@@ -64,7 +66,8 @@ class Outcomes(Source[Outcome]):
     def of(self, sample: Sample) -> Outcome:
         """Returns the outcome that a sample stands for."""
         event = self.request.decode(bytes(sample.event))
-        return Outcome(sample.id, event, sample.label, sample.known, sample.kind)
+        known = sample.known if sample.of(self.rules) else NEVER
+        return Outcome(sample.id, event, sample.label, known, sample.kind)
 
     def event_classes(self) -> tuple[type, ...]:
         """Returns the classes whose columns an outcome has: its own and the request's."""

@@ -91,7 +91,9 @@ class ProgressRecord(Struct, tag="progress", frozen=True, gc=False, kw_only=True
 class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
     """A logged vector with its label; `(from, offset, index)` names the log record that released it.
 
-    `known` is the time of that record, or of the label if it is later: until then nobody could know.
+    `known` is the time of that record, or of the label if it is later: until then nobody could know. `rules` names what
+    it was joined by, since joins of several versions of a model write to one topic; a sample without any counts as
+    everybody's.
     """
 
     id: str
@@ -109,6 +111,11 @@ class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
     source: str = field(name="from")
     offset: Offset
     index: Offset
+    rules: str = ""
+
+    def of(self, rules: str) -> bool:
+        """Whether it is one of the samples that these rules give."""
+        return self.rules in ("", rules)
 
 
 LogRecord = PredictionRecord | LabelRecord | ProgressRecord

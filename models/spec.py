@@ -19,6 +19,7 @@ from features.view import FeatureView
 
 from .canonical import digest
 from .determinism import Input, refuse_if_undetermined
+from .join_rules import UNLABELLED
 from .label import Label
 from .learner import Learner
 from .outcomes import Outcomes
@@ -88,7 +89,7 @@ class ModelSpec:
         self.metrics = tuple(metrics)
         self.task: Task = task_of(learner, label.type if label else None)
         self._inputs = list(inputs)
-        self._outcomes = Outcomes(request, label.value, label.source.lateness) if label else None
+        self._outcomes = Outcomes(request, label) if label else None
 
     def add(self, *inputs: Inputs) -> None:
         """Adds inputs after the model was declared: views over its own outcomes can only be written then."""
@@ -136,6 +137,7 @@ class Model:
         self.versions = f"python {platform.python_version()}, river {RIVER}"
         self.fingerprint = self.vector.fingerprint
         label = spec.label
+        self.rules = label.terms if label else UNLABELLED.name
         self.learner_fingerprint = short_digest(
             "\n".join(
                 (
@@ -160,6 +162,7 @@ class Model:
             self.spec.missing,
             label.learn_corrections if label else False,
             self.spec.metrics,
+            self.rules,
         )
 
     def check_learner(self) -> None:

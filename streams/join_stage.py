@@ -12,6 +12,7 @@ import msgspec
 from features import keys
 from features.store import Group, Position, Writes
 from models.join import Join, JoinRules, Leaving, portions, settle
+from models.join_rules import UNLABELLED
 from models.project import Project
 from models.records import LoggedPrediction, encode_joined, read_record
 from models.spec import Model
@@ -23,7 +24,6 @@ from .stage import Stage
 
 log = logging.getLogger("headrace.worker")
 
-UNLABELLED = JoinRules(within=0, absent=False)
 PORTION = 2_000  # samples that are looked up and sent together: a feed that wakes up may release millions
 
 
@@ -122,7 +122,7 @@ class JoinStage(Stage):
 
     async def _send(self, left: Sequence[Leaving], polled: Mapping[int, Any]) -> None:
         """Sends the samples of what left, with the predictions of a poll at hand."""
-        samples = settle(left, await self._logged(left, polled), self.group.name)
+        samples = settle(left, await self._logged(left, polled), self.group.name, self.rules.name)
         topic, delay = self.model.samples_topic, self.context.metrics.label_delay.labels(self.model.name)
         out: list[Outgoing] = []
         for sample in samples:

@@ -19,6 +19,7 @@ from features.source import Source, Tombstone
 from features.state import Kept
 from features.store import NO_TOPIC, Group, Position
 from models.join import Join
+from models.join_rules import UNLABELLED
 from models.learner import Learner
 from models.outcomes import Outcomes
 from models.predictor import Predictor
@@ -26,8 +27,6 @@ from models.project import Project
 from models.records import LabelRecord, PredictionRecord, ProgressRecord, Sample
 from models.scorer import Request, Scorer
 from models.spec import Model
-
-from .join_stage import UNLABELLED
 
 UNBOUNDED = 1 << 62
 

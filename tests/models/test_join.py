@@ -514,7 +514,7 @@ def released(join: Join, log: Sequence[LogRecord], offset: int) -> list[bytes]:
     wanted = {leaving.at: read_record(encode_record(log[leaving.at])) for leaving in left if not leaving.body}
     logged = {at: record for at, record in wanted.items() if isinstance(record, LoggedPrediction)}
     assert logged.keys() == wanted.keys()
-    return [encode_joined(sample) for sample in settle(left, logged, GROUP)]
+    return [encode_joined(sample) for sample in settle(left, logged, GROUP, "")]
 
 
 def check_against_oracle(r: Random) -> Join:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from river.linear_model import LogisticRegression
+from river.optim import SGD
 from river.preprocessing import StandardScaler
 
 from features import Count, Distinct, Entity, FeatureView, Max, Mean, Source, Sum
@@ -49,6 +50,10 @@ def build(
     max_bytes: int = 1_000_000,
     vectors: Vectors = "redis",
     max_pending: int | None = None,
+    within: str = "4d",
+    counts: Literal["first", "last"] = "first",
+    silence: str = "0ms",
+    rate: float | None = None,
 ) -> Project:
     """The project, over topics of this prefix.
 
@@ -60,6 +65,8 @@ def build(
         less: the model reads nothing of the shops.
         vectors: where the vectors of waiting predictions are.
         max_pending: how many may wait.
+        within, counts, silence: of the label of the first model.
+        rate: at which the first model learns, if not at the usual one.
     """
     payments = Source(
         *(f"{prefix}.payments.v1", Payment),
@@ -105,13 +112,15 @@ def build(
         label=Label(
             verdicts,
             value=Verdict.fraud,
-            within="4d",
+            within=within,
             absent=absent,
+            counts=counts,
+            silence=silence,
             learn_corrections=learn_corrections,
             vectors=vectors,
             max_pending=max_pending,
         ),
-        learner=StandardScaler() | LogisticRegression(),
+        learner=StandardScaler() | (LogisticRegression() if rate is None else LogisticRegression(SGD(rate))),
     )
     second = ModelSpec(
         "second",
