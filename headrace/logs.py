@@ -12,7 +12,7 @@ import msgspec
 from features import keys
 from features.errors import StoreUnavailable
 from features.memory import MemoryStore
-from features.store import Store
+from features.store import Adoption, Store
 from models.deployment import Deployment, deploy, topics_of
 from models.project import Project
 from models.records import PredictionRecord, decode_record
@@ -76,7 +76,11 @@ async def opened(
     project = loaded.project
     if folder is not None:
         log, counts = _spooled(project, folder)
-        yield Opened(log, await deploy(project, MemoryStore(), counts), {}, {})
+        memory = MemoryStore()
+        for topic, decided in Spool(folder).layouts().items():
+            for adoption in decided:
+                await memory.adopt(project.name, topic, adoption)
+        yield Opened(log, await deploy(project, memory, counts), {}, {})
         return
     with LogReader(kafka) as reader:
         counts = {topic: reader.partitions(topic) for topic in topics_of(project)}
@@ -107,6 +111,11 @@ def _spooled(project: Project, folder: Path) -> tuple[Log, dict[str, int]]:
                 fix="name the right folder, or leave --log out to read Kafka",
             )
     return log, counts
+
+
+async def layouts_of(project: Project, store: Store) -> dict[str, list[Adoption]]:
+    """Returns what was decided for each source of a project, for its spool to keep."""
+    return {source.topic: await store.layouts(project.name, source.topic) for source in project.sources}
 
 
 def _looked(log: Log, project: Project) -> Still:

@@ -1,6 +1,8 @@
 """A log on disk: what a broker in memory would forget, kept as files that can be read like a broker's log.
 
-One file for each partition, NDJSON of `[offset, timestamp, key, value]` with key and value as base64.
+One file for each partition, NDJSON of `[offset, timestamp, key, value]` with key and value as base64. Beside them
+`layouts.json` says which states served which file when the predictions were made: they decide what a prediction was
+made of as much as the log does.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import orjson
+
+from features.store import Adoption
 
 from .log import NO_TOPIC_ID, Bounds, Record
 
 _STEP = 1 << 16
+_LAYOUTS = "layouts.json"
 
 
 class Spool:
@@ -76,6 +82,20 @@ class Spool:
                     batch = []
         if batch:
             yield batch
+
+    def keep_layouts(self, decided: Mapping[str, Sequence[Adoption]]) -> None:
+        """Writes what was decided for each topic, whole or not at all."""
+        path = self.folder / _LAYOUTS
+        part = path.with_suffix(".part")
+        part.write_bytes(msgspec.json.encode(decided))
+        part.replace(path)
+
+    def layouts(self) -> dict[str, list[Adoption]]:
+        """Returns what was decided for each topic, oldest first; nothing where the spool was made without."""
+        path = self.folder / _LAYOUTS
+        if not path.exists():
+            return {}
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, list[Adoption]])
 
     def close(self) -> None:
         """Closes the files."""

@@ -22,7 +22,7 @@ from streams.spool import Spool
 
 from ..errors import ServiceFailed
 from ..loading import Loaded
-from ..logs import opened
+from ..logs import layouts_of, opened
 from ..opening import open_project
 from ..verifying import Verdict, verify
 from .asking import Caller
@@ -85,6 +85,7 @@ async def _live(loaded: Loaded, home: House, seconds: float | None, told: bool) 
     store, spool = RedisStore(home.redis), Spool(home.spool)
     follower, caller = Follower(home.bootstrap, home.topics, spool, _SPOOLED), Caller(home.url, MODEL)
     try:
+        spool.keep_layouts(await layouts_of(loaded.project, store))
         async with Producer(home.bootstrap) as producer:
             now = time.time_ns() // 1_000_000
             start = (now - BACK) // DAY * DAY
