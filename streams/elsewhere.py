@@ -86,6 +86,7 @@ class Elsewhere:
         self._ends = ends
         self._known: dict[Group, _Known] = {}
         self._noted: dict[Group, Mark] = {}
+        self._renewed = -1e18
         self._task: asyncio.Task[None] | None = None
         self._looked = -1e18
 
@@ -162,6 +163,11 @@ class Elsewhere:
         if now - self._looked < (RECENT / 2 if recent else EVERY):
             return
         self._looked = now
+        if (
+            now - self._renewed >= RECENT
+        ):  # the store may have gone back, or a note have come late upon a newer one
+            self._noted.clear()
+            self._renewed = now
         new = {group: mark for group, mark in marks.items() if self._noted.get(group) != mark}
         self._task = asyncio.get_running_loop().create_task(self._look(tuple(groups), new))
 

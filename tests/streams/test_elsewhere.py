@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+from features import keys
 from features.store import NO_TOPIC, Group, Position, Writes
-from streams.elsewhere import RECENT, Elsewhere
+from streams.elsewhere import RECENT, Elsewhere, Mark
 from streams.log import Partition
 from tests.streams.audit import audit, clean
 from tests.streams.memory_log import PATIENCE, House, Worker
@@ -181,3 +182,16 @@ async def test_one_look_serves_the_requests_of_a_second_but_none_of_long_ago() -
     assert not elsewhere.passed(group, START + DAY - 900, looked + 1.1)
     assert not elsewhere.passed(group, START, looked + 0.9)
     assert elsewhere.passed(group, START, looked - 0.001)
+
+
+async def test_a_mark_that_the_store_has_lost_is_noted_again() -> None:
+    house = House(build("else"), 1)
+    worker = await house.worker(owns=lambda _: False)
+    (group,) = (await house.deployment()).groups[house.project.sources[1].topic]
+    elsewhere = Elsewhere(worker.engine.context, worker.ends)
+    mark = Mark(3, START, 2, START - HOUR)
+    for _ in range(2):
+        elsewhere.look([group], {group: mark}, waiting=True)
+        await asyncio.sleep(0)
+        assert house.store.values.pop(keys.mark(group.tag)) == mark.pack(), "and the store goes back"
+        house.clock.now += RECENT
