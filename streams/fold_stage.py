@@ -160,6 +160,7 @@ class FoldStage(Stage):
         """Forgets what was read beyond the position."""
         self.inbox.clear()
         self.read = self.fold.position.next
+        self.ended = False  # what was read is to come again
 
     def _outputs(self, part: Batch, raw: Sequence[Any]) -> list[Outgoing]:
         out: list[Outgoing] = []

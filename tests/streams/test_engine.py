@@ -133,6 +133,25 @@ async def test_a_request_waits_for_a_source_that_is_behind() -> None:
     assert predictions(house)[0].as_of[house.project.sources[1].topic + "/0"] == 2
 
 
+async def test_requests_wait_for_a_source_that_is_read_again_after_the_store_went_back() -> None:
+    house = House(build("engine"), 1)
+    produce(house, verdict("x", 0))
+    payments, verdicts = (Partition(source.topic, 0) for source in house.project.sources)
+    paid, judged = house.log.records[payments], house.log.records[verdicts]
+    worker = await house.worker()
+    point = dict(house.store.values)
+    await worker.engine.polled(verdicts, [r for r in judged if r], 1)
+    worker.seek(verdicts, 1)
+    house.store.values = point
+    produce(house, verdict("y", HOUR), payment("p0", 2 * HOUR))
+    await worker.engine.polled(payments, [r for r in paid if r], 1)
+    worker.seek(payments, 1)
+    await worker.engine.polled(verdicts, [r for r in judged[1:] if r], 2)
+    await worker.end()
+
+    assert predictions(house)[0].as_of[verdicts.topic + "/0"] == 2
+
+
 def gauge(worker: Worker, name: str, partition: Partition) -> float | None:
     labels = {"topic": partition.topic, "partition": str(partition.number)}
     return worker.engine.context.metrics.registry.get_sample_value(name, labels)
