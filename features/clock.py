@@ -71,3 +71,12 @@ def to_ms(moment: datetime) -> int:
 def from_ms(ms: int) -> datetime:
     """Returns the UTC datetime of a time in milliseconds."""
     return _EPOCH + timedelta(milliseconds=ms)
+
+
+def turn(t: int, behind: int, lateness: int) -> int:
+    """Returns the event time at which a record has its turn, given that of the record behind it.
+
+    A record that is ahead of the one behind it by the lateness is a stray from the future: it goes with that one, so
+    that nobody waits for its own time to come.
+    """
+    return behind if t - behind >= lateness else t

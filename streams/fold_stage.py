@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from features.clock import NEVER
+from features.clock import NEVER, turn
 from features.errors import EventRefused
 from features.group import Batch, FoldGroup, Prepared
 from features.partition import partition_of
@@ -85,7 +85,10 @@ class FoldStage(Stage):
         return END if self.ended else self.fold.position.clock
 
     def _upcoming(self) -> int | None:
-        return next((prepared.t for prepared, _ in self.inbox if prepared.refused is None), None)
+        """Returns the time of the next event; a stray from the future has that of the one behind it."""
+        coming = (prepared.t for prepared, _ in self.inbox if prepared.refused is None)
+        t = next(coming, None)
+        return None if t is None else turn(t, next(coming, t), self.source.lateness)
 
     def mark(self, scored: int, asks: int | None) -> Mark:
         """Returns what other workers may know of it.
@@ -107,7 +110,10 @@ class FoldStage(Stage):
         """
         inbox = self.inbox
         batch: list[tuple[Prepared, Any]] = []
-        while inbox and len(batch) < SLICE and (inbox[0][0].t <= limit or inbox[0][0].refused is not None):
+        while inbox and len(batch) < SLICE:
+            upcoming = inbox[0][0]
+            if upcoming.t > limit and upcoming.refused is None and (self._upcoming() or 0) > limit:
+                break
             batch.append(inbox.popleft())
         end = inbox[0][0].offset if inbox else self.read
         if not batch and end == self.fold.position.next:

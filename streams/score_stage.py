@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from features.clock import turn
 from features.errors import EventRefused
 from features.group import Prepared
 from features.partition import partition_of
@@ -136,10 +137,20 @@ class ScoreStage(Stage):
 
     def oldest(self) -> int | None:
         """Returns the time of the request that is scored next."""
-        for prepared, _, _ in self.pending:
-            if prepared.refused is None:
-                return int(prepared.t)
-        return None
+        upcoming = self._upcoming()
+        return None if upcoming is None else int(upcoming[0].t)
+
+    def _upcoming(self) -> tuple[Any, float] | None:
+        """Returns the request that is scored next, and when it came.
+
+        A stray from the future goes with the one behind it: nobody who waits may have to wait for its time to come.
+        """
+        coming = ((prepared, since) for prepared, _, since in self.pending if prepared.refused is None)
+        first = next(coming, None)
+        if first is None:
+            return None
+        behind = next(coming, first)
+        return first if turn(first[0].t, behind[0].t, self.source.lateness) == first[0].t else behind
 
     def asked(self) -> Iterator[tuple[str, int]]:
         """Yields id and time of every request that waits."""
@@ -149,18 +160,18 @@ class ScoreStage(Stage):
 
     def next_one(self) -> tuple[int, float] | None:
         """Returns the time of the next request, and since when it waits for what others do."""
-        if not self.pending or self.pending[0][0].refused is not None:
+        upcoming = self._upcoming()
+        if upcoming is None or self.pending[0][0].refused is not None:
             return None
-        prepared, _, since = self.pending[0]
+        prepared, since = upcoming
         return prepared.t, max(since, self._sent)
 
     def waits_elsewhere(self) -> bool:
         """Whether its next request waits for a group that another process folds, or for outcomes."""
-        if self._elsewhere is None or not self.pending:
+        upcoming = self._upcoming()
+        if self._elsewhere is None or upcoming is None or self.pending[0][0].refused is not None:
             return False
-        prepared, _, since = self.pending[0]
-        if prepared.refused is not None:
-            return False
+        prepared, since = upcoming
         if not all(self._elsewhere.passed(group, prepared.t, since) for group in self.distant()):
             return True
         return not self._outcomes_passed(prepared, since)
@@ -178,7 +189,11 @@ class ScoreStage(Stage):
         now = self.context.monotonic()
         while self.pending and len(batch) < BATCH:
             prepared, record, since = self.pending[0]
-            if prepared.refused is None and hold(prepared, since):
+            if (
+                prepared.refused is None
+                and hold(prepared, since)
+                and hold(*(self._upcoming() or (prepared, since)))
+            ):
                 if now - since < self.context.hold:
                     break
                 for model in self.models:

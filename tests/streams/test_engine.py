@@ -152,6 +152,21 @@ async def test_requests_wait_for_a_source_that_is_read_again_after_the_store_wen
     assert predictions(house)[0].as_of[verdicts.topic + "/0"] == 2
 
 
+@pytest.mark.parametrize("of", ["payments", "verdicts"])
+async def test_a_stray_from_the_future_holds_back_nobody_behind_it(house: House, of: str) -> None:
+    events = business(200, step=HOUR, judged=0.7)
+    away = payment("far", 400 * DAY, card="far", shop="far"), verdict("far", 400 * DAY, shop="far")
+    (stray,) = sent(house.project, away[of == "verdicts"])
+    produce(house, *events.payments[:10], *events.verdicts[:10])
+    house.log.append(stray)
+    produce(house, *events.payments[10:], *events.verdicts[10:])
+    await ran(house)
+
+    vectors, _ = replayed(house.project, events)
+    assert {p.id: p.vector for p in predictions(house) if p.id != "far"} == vectors
+    assert {s.id: s.label for s in learnt(house)} == {v.payment: v.fraud for v in events.verdicts}
+
+
 def gauge(worker: Worker, name: str, partition: Partition) -> float | None:
     labels = {"topic": partition.topic, "partition": str(partition.number)}
     return worker.engine.context.metrics.registry.get_sample_value(name, labels)
