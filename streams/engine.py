@@ -304,8 +304,11 @@ class Engine:
         waiting = [t for t in (stage.oldest() for stage in self._of(ScoreStage)) if t is not None]
         if self._elsewhere is not None and self._shared:
             waiting.extend(self._elsewhere.asks(group) for group in self._others)
+        behind = [fold for fold in folds if fold.read != fold.next]
+        if not behind:
+            return False
         limit = min((*(fold.front() for fold in folds), *waiting), default=NEVER) + self._slack
-        return any(await asyncio.gather(*(self._fold_one(fold, limit) for fold in folds)))
+        return any(await asyncio.gather(*(self._fold_one(fold, limit) for fold in behind)))
 
     async def _fold_one(self, fold: FoldStage, limit: int) -> bool:
         scorer = self._scorer(fold.partition)
@@ -323,8 +326,8 @@ class Engine:
 
     async def _score(self) -> bool:
         """Scores what need not wait; nothing is folded meanwhile, so every request sees committed states."""
-        stages = [stage for stage in self._of(ScoreStage) if not stage.fenced]
-        return any(await asyncio.gather(*(self._score_one(stage) for stage in stages)))
+        stages = [stage for stage in self._of(ScoreStage) if stage.pending and not stage.fenced]
+        return bool(stages) and any(await asyncio.gather(*(self._score_one(stage) for stage in stages)))
 
     async def _score_one(self, stage: ScoreStage) -> bool:
         try:
