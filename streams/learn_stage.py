@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from features import keys
+from features.errors import StoreError
 from features.store import Group, Position, Writes
 from models.learner import Learner
 from models.monitor import Monitor
@@ -55,13 +56,25 @@ class LearnStage(Stage):
         self.learner = self.model.new_learner()
         self.read = self.position.next
         store, tag = self.context.store, self.group.tag
-        found = await self.context.patiently("read the model", lambda: store.get(keys.model(tag)))
-        if found is None:
-            return
-        cells = dict(await self.context.patiently("read the model", lambda: store.fields(keys.kept(tag))))
         allow = (*self.context.allow, "models.monitor", "models.task")
-        snapshot = open_sealed(found, [self.context.key], allow)
-        monitor: Monitor = open_sealed(cells[MONITOR], [self.context.key], allow).learner
+        before = b""
+        while True:
+            found = await self.context.patiently("read the model", lambda: store.get(keys.model(tag)))
+            if found is None:
+                return
+            cells = dict(await self.context.patiently("read the model", lambda: store.fields(keys.kept(tag))))
+            snapshot = open_sealed(found, [self.context.key], allow)
+            beside = open_sealed(cells[MONITOR], [self.context.key], allow) if MONITOR in cells else None
+            if beside is not None and beside.version == snapshot.version:
+                break
+            if found == before:
+                raise StoreError(
+                    f"version {snapshot.version} of model {self.model.name} stands without its metrics",
+                    where=f"keys {keys.model(tag)} and {keys.kept(tag)}",
+                    fix="restore both from one backup, or delete both: the model is learned again from its samples",
+                )
+            before = found  # the store may have gone back between the two
+        monitor: Monitor = beside.learner
         self._kept = sorted(kept_version(field) for field in cells if field != MONITOR)
         self.learner.resume(snapshot.learner, snapshot.version, snapshot.position, monitor)
 

@@ -590,6 +590,44 @@ async def test_a_store_that_went_back_while_nothing_came_is_filled_again(house: 
     assert states(house) == after
 
 
+@pytest.mark.parametrize("learned", [0, 40])
+async def test_a_store_that_goes_back_while_a_learner_is_read_leaves_a_whole_one(
+    house: House, learned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = business(60)
+    produce(house, *events.payments, *events.verdicts[:learned])
+    await ran(house)
+    point = backup(house.store)
+    produce(house, *events.verdicts[learned:])
+    worker = await ran(house)
+    stage = next(
+        s for some in (await house.worker()).engine.stages.values() for s in some if isinstance(s, LearnStage)
+    )
+    get = house.store.get
+
+    async def goes_back(key: str) -> bytes | None:
+        found = await get(key)
+        house.store.values, house.store.hashes = copy.deepcopy(point)
+        return found
+
+    monkeypatch.setattr(house.store, "get", goes_back)
+    await stage.load()
+
+    assert stage.learner.version == learned < worker.engine.context.counts["sample:learned"] + learned
+    assert stage.learner.monitor.progressive.samples == learned
+
+
+async def test_a_model_without_its_metrics_is_told_of(house: House) -> None:
+    events = business(20)
+    produce(house, *events.payments, *events.verdicts)
+    await ran(house)
+    for cells in house.store.hashes.values():
+        cells.pop(b"monitor", None)
+
+    with pytest.raises(StoreError, match="without its metrics"):
+        await house.worker()
+
+
 async def test_a_worker_tells_its_status_while_it_still_claims(house: House) -> None:
     produce(house, *business(10).payments)
     told: list[int] = []
