@@ -20,6 +20,7 @@ than a state. Two letters beside the number choose the slot, so that groups spre
 from __future__ import annotations
 
 from binascii import crc_hqx
+from functools import lru_cache
 from itertools import product
 
 GROUPS = "headrace:groups"
@@ -41,6 +42,7 @@ def slot(key: bytes) -> int:
     return crc_hqx(tagged if opened and closed and tagged else key, 0) % SLOTS
 
 
+@lru_cache(1 << 10)  # a search through hundreds of names
 def spread(number: int) -> str:
     """Returns what stands in the tag of a group, chosen so that any consecutive ones lie evenly over the slots.
 
