@@ -43,23 +43,35 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         super().__init__(_Deaf())
         self._decide = decide
         self._now = 0.0
+        self._ready: Any  # asyncio's
+        self._scheduled: list[Any]  # asyncio's
 
     def time(self) -> float:
         return self._now
 
+    @property
+    def planned(self) -> bool:
+        """Whether somebody waits for a moment."""
+        return bool(self._scheduled)
+
     def pass_time(self) -> bool:
         """Goes to the next moment for which something is planned; returns whether there is one."""
-        planned = [timer.when() for timer in self._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+        planned = [timer for timer in self._scheduled if not timer.cancelled()]
         if not planned:
+            self._scheduled.clear()
             return False
-        self._now = max(self._now, min(planned))
+        self._now = max(self._now, min(timer.when() for timer in planned))
+        due = [timer for timer in planned if timer.when() <= self._now]
+        self._scheduled[:] = [timer for timer in planned if timer.when() > self._now]
+        self._ready.extend(sorted(due, key=lambda timer: float(timer.when())))
         return True
 
     def _run_once(self) -> None:
-        while not self._ready and not self._due():  # type: ignore[attr-defined]
+        ready = self._ready
+        while not ready:
             if not self._decide() and not self.pass_time():
                 raise NothingLeft
-        super()._run_once()  # type: ignore[misc]
-
-    def _due(self) -> bool:
-        return any(timer.when() <= self._now for timer in self._scheduled if not timer.cancelled())  # type: ignore[attr-defined]
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,29 +16,35 @@ from models.feed import ModelFeed
 from streams.context import Context
 from streams.engine import ROLES, Engine
 from streams.errors import DeliveryFailed
+from streams.log import Partition
 from streams.metrics import Metrics
 from streams.producer import Outgoing
 from tests.simulation.loop import SimulatedLoop
 from tests.streams.memory_log import FOREVER, House, MemoryLog, Worker
+from tests.streams.shop import DAY, HOUR, START
 
 Committed = Callable[[Group, Position, Position, Writes, str, Answer], None]
 
-
-PATIENCE = 20_000  # turns within which a process without faults has done everything
+PATIENCE = 5_000  # turns within which processes without faults have done everything
+REST = 0.25  # seconds that pass when everybody has nothing to do
+TICK = 0.001  # seconds that a turn takes
+YOUNG = 150  # decisions that a life has at least
 
 
 class Faults(NamedTuple):
     """How often what goes wrong, in a thousand decisions; 0 switches it off."""
 
-    lost_request: int = 15
-    lost_reply: int = 15
-    late_request: int = 10  # told as lost, carried out later
-    crash: int = 6
-    start: int = 8  # another owner of everything, whoever else there is
-    pause: int = 6
-    wake: int = 12
-    rewind: int = 3
-    keep: int = 10  # a point that a later rewind can go back to
+    lost_request: int = 25
+    lost_reply: int = 25
+    late_request: int = 15  # told as lost, carried out later
+    crash: int = 12
+    start: int = 14  # another owner of the same partitions, whoever else there is
+    pause: int = 12
+    wake: int = 25
+    rewind: int = 12
+    keep: int = 30  # a point that a later rewind can go back to
+    clock: int = 8  # the seconds of the processes jump ahead, or the time on the wall anywhere
+    change: int = 10  # whoever starts from now on has another definition
 
 
 NO_FAULTS = Faults(*[0] * len(Faults._fields))
@@ -51,6 +58,29 @@ class Call(NamedTuple):
     do: Callable[[], Any]
     cut: Callable[[], None]  # what a failure in the middle leaves behind
     done: asyncio.Future[Any]
+    news: int  # what had happened by then
+
+
+class Mute(Metrics):
+    """Metrics that nobody reads."""
+
+    def __init__(self) -> None:
+        """Has no registry: making one takes as long as a whole life of a worker here."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _MUTE
+
+
+class _Mute:
+    def labels(self, *_: object) -> _Mute:
+        return self
+
+    def nothing(self, *_: object) -> None: ...
+
+    inc = set = observe = remove = clear = nothing
+
+
+_MUTE = _Mute()
 
 
 def now(coroutine: Awaitable[Any]) -> Any:
@@ -63,35 +93,59 @@ def now(coroutine: Awaitable[Any]) -> Any:
 
 
 class World:
-    """Everything outside the workers, and the calls that they wait for."""
+    """Everything outside the workers, and the calls that they wait for.
+
+    Args:
+        houses: the definitions over one log and one store; the second comes with a change.
+        sides: into how many parts the partitions are divided: who starts owns one of them.
+        hold: seconds that a request may wait for the sources that it reads.
+    """
 
     def __init__(
-        self, house: House, deployment: Deployment, chance: random.Random, faults: Faults, loop: SimulatedLoop
+        self,
+        houses: Sequence[House],
+        deployments: Sequence[Deployment],
+        chance: random.Random,
+        faults: Faults,
+        loop: SimulatedLoop,
+        *,
+        sides: int = 1,
+        hold: float = FOREVER,
     ) -> None:
-        self.house = house
-        self.deployment = deployment
+        self.houses, self.deployments = list(houses), list(deployments)
+        self.log, self.store, self.clock = houses[0].log, houses[0].store, houses[0].clock
+        self.newest = 0  # the definition of who starts now
         self.chance = chance
         self.faults = faults
+        self.loop = loop
+        self.sides, self.hold = sides, hold
+        self.wall = 0  # milliseconds
         self.calls: list[Call] = []
         self.late: list[Callable[[], Any]] = []  # requests that are still on their way
         self.alive: dict[int, asyncio.Task[None]] = {}
         self.dead: list[asyncio.Task[None]] = []  # kept: what is collected may still run something
         self.workers: dict[int, Worker] = {}
         self.asleep: set[int] = set()
+        self.side: dict[int, int] = {}
+        self.file: dict[int, int] = {}
         self.born = 0
+        self.news = 0  # how often something happened that a process might react to
         self.decisions = 0
         self.points: list[tuple[dict[str, bytes], dict[str, dict[bytes, bytes]]]] = []
         self.story: list[str] = []
-        self.loop = loop
+        self.happened: Counter[str] = Counter()
         self.failed: BaseException | None = None
         self.committed: Committed = lambda *_: None
 
     # workers
 
-    def start(self) -> None:
-        """Lets another process begin that owns every partition."""
+    def start(self, side: int | None = None) -> None:
+        """Lets another process begin, on the side that has the fewest."""
         who, self.born = self.born, self.born + 1
-        self.alive[who] = asyncio.get_running_loop().create_task(self._process(who))
+        there = Counter(self.side[other] for other in self.alive)
+        self.side[who] = min(range(self.sides), key=lambda k: there[k]) if side is None else side
+        self.file[who] = self.newest
+        self.alive[who] = self.loop.create_task(self._process(who))
 
     def crash(self, who: int) -> None:
         """Ends a process where it stands: nothing of it runs any more, no cleaning up either."""
@@ -101,61 +155,67 @@ class World:
 
     def worker(self, who: int) -> Worker:
         """Returns a process's worker, with the network between it and everything else."""
+        file, side = self.file[who], self.side[who]
+        house, deployment = self.houses[file], self.deployments[file]
         store, outputs = _Store(self, who), _Outputs(self, who)
-        feed = ModelFeed(self.house.store, self.deployment, [self.house.key])
+        feed = ModelFeed(self.store, deployment, [house.key])
         context = Context(
-            *(
-                self.deployment,
-                store,
-                outputs,
-                feed,
-                self.house.key,
-                (),
-                lambda: self.house.now_ms,
-                Metrics(),
-            ),
-            hold=FOREVER,
+            *(deployment, store, outputs, feed, house.key, (), lambda: self.wall, Mute(), house.recall),
+            hold=self.hold,
             cache=self.chance.choice((4, 100_000)),
-            monotonic=self.house.clock,
+            monotonic=self.clock,
             token=self.chance.randbytes(16),
         )
         largest = self.chance.choice((3, 40))
         engine = Engine(context, ROLES)
-        return Worker(self.house.log, engine, feed, self.chance, largest, self.house.clock, lambda _: True)
 
-    async def settled(self, who: int) -> bool:
-        """Lets a process go on until it has committed everything, or is fenced; returns whether it got there."""
-        self.asleep.clear()
-        for _ in range(PATIENCE):
-            if who not in self.alive:
-                return True  # it met a store without its positions
-            worker = self.workers.get(who)
-            held = {} if worker is None else worker.engine.stages
-            stages = [(partition, stage) for partition, some in held.items() for stage in some]
-            if any(stage.fenced for _, stage in stages):
-                return True
-            ends = self.house.log.records
-            if stages and all(stage.next == len(ends[partition]) for partition, stage in stages):
-                return True
-            await self.call(-1, "turn", lambda: None)
-            self.loop.pass_time()  # there is always a turn to take, so it would stand still
-        return False
+        def owns(partition: Partition) -> bool:
+            return self.sides == 1 or partition.number % self.sides == side
+
+        return Worker(self.log, engine, feed, self.chance, largest, self.clock, owns, TICK)
 
     async def _process(self, who: int) -> None:
         try:
             worker = self.workers[who] = self.worker(who)
             await worker.begin()
             while True:
-                await worker.step()
-                await self.call(who, "turn", lambda: None)
+                busy = await worker.step()
+                await self.call(who, "turn" if busy else "rest", lambda: None)
         except StoreError as error:
-            if (
-                "holds nothing of" not in error.what
-            ):  # it was claimed after the point that the store went back to
+            if "holds nothing of" not in error.what:
                 self.failed = self.failed or error
-            self.crash(who)
+            self.crash(who)  # it was claimed after the point that the store went back to
         except Exception as error:  # noqa: BLE001 - the scheduler raises it
             self.failed = self.failed or error
+
+    async def settle(self) -> bool:
+        """Lets one process of each side go on until everything is committed; returns whether they got there."""
+        for side in range(self.sides):
+            mine = [who for who in sorted(self.alive) if self.side[who] == side]
+            able = [who for who in mine if self.file[who] == self.newest]
+            for who in mine:
+                if who not in able[-1:]:
+                    self.crash(who)
+        self.asleep.clear()
+        for _ in range(PATIENCE):
+            for who in sorted(self.alive):
+                if any(stage.fenced for _, stage in self._stages(who)):
+                    self.crash(who)  # by one that is dead
+            for side in set(range(self.sides)) - {self.side[who] for who in self.alive}:
+                self.start(side)
+            if all(map(self._done, self.alive)):
+                return True
+            await self.call(-1, "rest", lambda: None)
+        return False
+
+    def _stages(self, who: int) -> list[tuple[Partition, Any]]:
+        worker = self.workers.get(who)
+        held = {} if worker is None else worker.engine.stages
+        return [(partition, stage) for partition, some in held.items() for stage in some]
+
+    def _done(self, who: int) -> bool:
+        stages, ends = self._stages(who), self.log.records
+        return bool(stages) and all(stage.next == len(ends[partition]) for partition, stage in stages)
 
     # calls
 
@@ -163,24 +223,40 @@ class World:
         self, who: int, what: str, do: Callable[[], Any], cut: Callable[[], None] = lambda: None
     ) -> Any:
         """Waits until the scheduler lets a call through."""
-        done = asyncio.get_running_loop().create_future()
-        self.calls.append(Call(who, what, do, cut, done))
+        done = self.loop.create_future()
+        if who in self.alive or who < 0:  # a timer of a process that is dead leads nowhere
+            self.calls.append(Call(who, what, do, cut, done, self.news))
         return await done
+
+    def append(self, record: Outgoing) -> None:
+        """Writes a record of a source."""
+        self.news += 1
+        self.log.append(record)
 
     def decide(self) -> bool:
         """Makes one thing happen."""
-        ready = [call for call in self.calls if call.who not in self.asleep]
         if self._mishap():
             return True
-        if not ready:
-            return self._wake()  # nobody sleeps for ever
-        call = self.chance.choice(ready)
+        ready = [call for call in self.calls if call.who not in self.asleep]
+        busy = [call for call in ready if call.what != "rest" or call.news != self.news]
+        if self.loop.planned and (not busy or self.chance.random() < 0.1) and self.loop.pass_time():
+            return True
+        if not busy:
+            if not ready:
+                return self._wake()  # nobody sleeps for ever
+            self.clock.now += REST
+        call = self.chance.choice(busy or ready)
         self.calls.remove(call)
         self._answer(call)
         return True
 
+    @property
+    def idle(self) -> bool:
+        """Whether everybody has nothing to do."""
+        return all(call.what == "rest" and call.news == self.news for call in self.calls)
+
     def _answer(self, call: Call) -> None:
-        if call.what == "turn":
+        if call.what in ("turn", "rest"):
             call.done.set_result(None)
             return
         faults = self.faults
@@ -188,20 +264,21 @@ class World:
         error = DeliveryFailed("lost") if call.what == "send" else StoreUnavailable("lost")
         if draw < faults.lost_request:
             call.cut()
-            self._tell(f"{call.who}: {call.what} lost")
+            self._tell("lost_request", f"{call.who}: {call.what} lost")
             call.done.set_exception(error)
         elif draw < faults.lost_request + faults.lost_reply:
             self._do(call)
-            self._tell(f"{call.who}: reply to {call.what} lost")
+            self._tell("lost_reply", f"{call.who}: reply to {call.what} lost")
             call.done.set_exception(error)
         elif draw < faults.lost_request + faults.lost_reply + faults.late_request:
             self.late.append(call.do)
-            self._tell(f"{call.who}: {call.what} is late")
+            self._tell("late_request", f"{call.who}: {call.what} is late")
             call.done.set_exception(error)
         else:
             self._do(call, answered=True)
 
     def _do(self, call: Call, answered: bool = False) -> None:
+        self.news += call.what in ("commit", "send", "note")
         try:
             result = call.do()
         except StoreError as error:
@@ -211,23 +288,35 @@ class World:
             if answered:
                 call.done.set_result(result)
 
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong from now on."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._faults = faults
+        answers = ("lost_request", "lost_reply", "late_request")
+        self._rare = [(name, share) for name, share in faults._asdict().items() if name not in answers]
+        self._share = sum(share for _, share in self._rare)
+
     def _mishap(self) -> bool:
         """Lets one of the rarer things happen; returns whether one did."""
-        chance, faults = self.chance, self.faults
+        chance = self.chance
         draw = chance.randrange(1000)
-        for name, share in faults._asdict().items():
-            if name.startswith(("lost", "late")):
-                continue
-            if draw < share:
-                return bool(getattr(self, f"_{name}")())
-            draw -= share
-        if self.late and chance.random() < 0.02:
+        if draw < self._share:
+            for name, share in self._rare:
+                if draw < share:
+                    return bool(getattr(self, f"_{name}")())
+                draw -= share
+        if self.late and chance.random() < 0.04:
             late = self.late.pop(chance.randrange(len(self.late)))
-            self._tell("a late request arrives")
+            self._tell("arrived_late", "a late request arrives")
+            self.news += 1
             try:
                 late()
             except StoreError:
-                self._tell("and is refused")
+                self.story.append("and is refused")
             return True
         return False
 
@@ -235,14 +324,14 @@ class World:
         if not self.alive:
             return False
         who = self.chance.choice(sorted(self.alive))
-        self._tell(f"{who} is killed")
+        self._tell("crash", f"{who} is killed")
         self.crash(who)
         return True
 
     def _start(self) -> bool:
-        if len(self.alive) >= 3:
+        if len(self.alive) >= 3 * self.sides:
             return False
-        self._tell(f"{self.born} starts")
+        self._tell("start", f"{self.born} starts")
         self.start()
         return True
 
@@ -251,7 +340,7 @@ class World:
         if not awake:
             return False
         who = self.chance.choice(awake)
-        self._tell(f"{who} sleeps")
+        self._tell("pause", f"{who} sleeps")
         self.asleep.add(who)
         return True
 
@@ -259,29 +348,49 @@ class World:
         if not self.asleep:
             return False
         who = self.chance.choice(sorted(self.asleep))
-        self._tell(f"{who} wakes")
+        self._tell("wake", f"{who} wakes")
         self.asleep.discard(who)
         return True
 
     def _keep(self) -> bool:
-        store = self.house.store
-        hashes = {name: dict(fields) for name, fields in store.hashes.items()}
-        self.points.append((dict(store.values), hashes))
+        hashes = {name: dict(fields) for name, fields in self.store.hashes.items()}
+        self.points.append((dict(self.store.values), hashes))
         return True
 
     def _rewind(self) -> bool:
         if not self.points:
             return False
         k = self.chance.randrange(len(self.points))
-        self._tell(f"the store goes back to point {k}")
+        self._tell("rewind", f"the store goes back to point {k}")
         del self.points[k + 1 :]
         values, hashes = self.points[k]
-        self.house.store.values = dict(values)
-        self.house.store.hashes = {name: dict(fields) for name, fields in hashes.items()}
+        self.store.values = dict(values)
+        self.store.hashes = {name: dict(fields) for name, fields in hashes.items()}
         self.late.clear()  # its clients were cut off
+        self.news += 1
         return True
 
-    def _tell(self, what: str) -> None:
+    def _clock(self) -> bool:
+        if self.chance.random() < 0.5:
+            jump = self.chance.choice((0.3, 2.0, 60.0, 7200.0))
+            self.clock.now += jump
+            self._tell("clock", f"{jump} seconds are skipped")
+        else:
+            self.wall = self.chance.choice((0, START + self.chance.randrange(-DAY, 20 * DAY), START + HOUR))
+            self._tell("clock", f"the wall says {self.wall}")
+        self.news += 1
+        return True
+
+    def _change(self) -> bool:
+        if self.newest + 1 >= len(self.houses):
+            return False
+        self.newest += 1
+        self._tell("change", "the definition changes")
+        self.start()
+        return True
+
+    def _tell(self, kind: str, what: str) -> None:
+        self.happened[kind] += 1
         self.story.append(what)
 
 
@@ -290,7 +399,7 @@ class _Store:
 
     def __init__(self, world: World, who: int) -> None:
         self._world, self._who = world, who
-        self._store: MemoryStore = world.house.store
+        self._store: MemoryStore = world.store
 
     async def _ask(self, what: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         return await self._world.call(self._who, what, lambda: now(ask()))
@@ -359,7 +468,7 @@ class _Outputs:
         self._world, self._who = world, who
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
-        log: MemoryLog = self._world.house.log
+        log: MemoryLog = self._world.log
         some = batch[: self._world.chance.randrange(len(batch) + 1)]
 
         def write(records: Sequence[Outgoing]) -> None:

@@ -255,7 +255,9 @@ class Worker:
         largest: int,
         clock: Clock,
         owns: Callable[[Partition], bool],
+        tick: float = 0.005,
     ) -> None:
+        self._tick = tick  # seconds that a step takes
         self.engine, self.feed, self.clock = engine, feed, clock
         self.looks = 0  # how often the ends of logs were asked for
         self._owns = owns
@@ -296,7 +298,7 @@ class Worker:
 
     async def step(self) -> bool:
         """Delivers one poll, or gives the engine a turn; returns whether there was one."""
-        self.clock.now += 0.005
+        self.clock.now += self._tick
         await asyncio.sleep(0)
         await self.feed.poll()
         ready = [p for p in sorted(self._positions) if self._unread(p) and self.engine.wants(p)]
