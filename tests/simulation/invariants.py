@@ -400,7 +400,7 @@ class _Join:
                 break
             self._read += 1
             record = read_record(msgspec.json.encode(entry))
-            self._released += settle(self._join.step(record, offset), {}, self._group.name)
+            self._released += settle(self._join.step(record, offset), {}, self._group.name, self._rules.name)
 
     def check(self, end: int) -> None:
         """All that the log up to here releases has been sent, as it is."""
@@ -435,7 +435,8 @@ class _Join:
 
 
 def _without_index(sample: Sample) -> Sample:
-    return msgspec.structs.replace(sample, index=0)  # foreign ones are counted by the oracle alone
+    # foreign ones are counted by the oracle alone, and it has no names for rules
+    return msgspec.structs.replace(sample, index=0, rules="")
 
 
 class _Learner:
