@@ -88,7 +88,19 @@ class FoldStage(Stage):
         """Returns the time of the next event; a stray from the future has that of the one behind it."""
         coming = (prepared.t for prepared, _ in self.inbox if prepared.refused is None)
         t = next(coming, None)
-        return None if t is None else turn(t, next(coming, t), self.source.lateness)
+        if t is None:
+            return None
+        behind = next(coming, None)
+        if behind is None and not self.ended:  # it may be one: whoever is behind it has not been read yet
+            behind = self.fold.position.clock
+        return t if behind is None else turn(t, behind, self.source.lateness)
+
+    def _due(self, limit: int) -> bool:
+        """Whether the next event has its turn up to a time."""
+        coming = (prepared.t for prepared, _ in self.inbox if prepared.refused is None)
+        t = next(coming)
+        behind = next(coming, t)
+        return t <= limit or turn(t, behind, self.source.lateness) <= limit
 
     def mark(self, scored: int, asks: int | None) -> Mark:
         """Returns what other workers may know of it.
@@ -112,7 +124,7 @@ class FoldStage(Stage):
         batch: list[tuple[Prepared, Any]] = []
         while inbox and len(batch) < SLICE:
             upcoming = inbox[0][0]
-            if upcoming.t > limit and upcoming.refused is None and (self._upcoming() or 0) > limit:
+            if upcoming.t > limit and upcoming.refused is None and not self._due(limit):
                 break
             batch.append(inbox.popleft())
         end = inbox[0][0].offset if inbox else self.read

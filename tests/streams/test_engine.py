@@ -16,6 +16,7 @@ from features.memory import MemoryStore
 from models.project import Project
 from models.records import PredictionRecord, Sample
 from models.spec import Model
+from streams.fold_stage import FoldStage
 from streams.learn_stage import LearnStage
 from streams.log import NO_TOPIC_ID, Bounds, Partition
 from streams.replay import Replay, Stream, merged
@@ -167,6 +168,26 @@ async def test_a_stray_from_the_future_holds_back_nobody_behind_it(house: House,
     assert {s.id: s.label for s in learnt(house)} == {v.payment: v.fraud for v in events.verdicts}
 
 
+async def test_a_stray_that_was_read_before_what_is_behind_it_lets_nobody_run_ahead(house: House) -> None:
+    produce(
+        house, payment("a", 0, card="c"), payment("b", HOUR, card="c"), payment("far", 400 * DAY, card="c")
+    )
+    (partition,) = [p for p, records in house.log.records.items() if records]
+    worker = await house.worker()
+    (fold,) = [s for s in worker.engine.stages[partition] if isinstance(s, FoldStage)]
+    produce(house, payment("z", 2 * HOUR, card="c"))
+    records = house.log.records[partition]
+    await worker.engine.polled(partition, records[:3], len(records))
+    await worker.engine.idle()
+
+    assert (fold.next, fold.front()) == (2, fold.fold.position.clock)
+
+    await worker.engine.polled(partition, records[3:], len(records))
+    worker.seek(partition, len(records))
+    await worker.engine.idle()
+    assert fold.next == 4
+
+
 def gauge(worker: Worker, name: str, partition: Partition) -> float | None:
     labels = {"topic": partition.topic, "partition": str(partition.number)}
     return worker.engine.context.metrics.registry.get_sample_value(name, labels)
@@ -174,14 +195,14 @@ def gauge(worker: Worker, name: str, partition: Partition) -> float | None:
 
 async def test_requests_that_wait_are_counted_until_they_are_scored() -> None:
     house = House(build("engine"), 1)
-    produce(
-        house, payment("p0", DAY), payment("p1", DAY + 1), verdict("x", DAY - HOUR), verdict("y", 2 * DAY)
-    )
+    early, later, last = verdict("x", DAY - HOUR), verdict("y", DAY - HOUR + 1), verdict("z", 2 * DAY)
+    produce(house, payment("p0", DAY), payment("p1", DAY + 1), early, later, last)
     worker = await house.worker(largest=1)
     payments, verdicts = (Partition(source.topic, 0) for source in house.project.sources)
 
-    await worker.engine.polled(verdicts, [r for r in house.log.records[verdicts][:1] if r], 2)
-    worker.seek(verdicts, 1)
+    # one alone could be from the future
+    await worker.engine.polled(verdicts, [r for r in house.log.records[verdicts][:2] if r], 3)
+    worker.seek(verdicts, 2)
     await worker.engine.polled(payments, [r for r in house.log.records[payments] if r], 2)
     worker.seek(payments, 2)
     assert gauge(worker, "headrace_held_requests", payments) == 2
