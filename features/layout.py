@@ -17,6 +17,7 @@ from .fingerprint import short_digest
 from .plan import StatePlan, StateSpec
 from .source import Source
 from .store import Adoption
+from .text import check_json
 from .tiles import COARSER, resolution
 
 Layout = tuple[StateSpec, ...]
@@ -40,8 +41,9 @@ def layout_in(known: Sequence[Adoption], name: str) -> Layout | None:
     if stored is None:
         return None
     try:
+        check_json(stored)
         return msgspec.json.decode(stored, type=Layout)
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, ValueError):
         return None
 
 

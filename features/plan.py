@@ -185,7 +185,7 @@ class StatePlan:
     def _part(self, kin: Kin) -> tuple[Aggregation[Any], int]:
         name, path, parameter, code = kin
         part = self._known[1].get(kin)
-        if part is None:
+        if part is None and (not path or path in self.paths):
             part = restored(name, self.columns[self.paths.index(path)] if path else None, parameter)
         if part is None or part.code != code:
             known = "is unknown" if part is None else "has changed"

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from .aggregation import Aggregation, Events, Feature, Segment
 from .clock import NEVER
+from .errors import StateCorrupt
 from .flat import FlatReader, Part
 from .fold import locate
 from .plan import StatePlan
+from .sound import flaw
 from .state import NARROWED, Kept, State, new_block, newest_event, whole
 from .view import FeatureView
 from .window import Lifetime, Window
@@ -101,21 +103,35 @@ class Reader:
             states: the entity's states, one a partition that can hold some; None where there is none.
             t: the request's clock.
             own: the request's own event, if it is one of the view's source.
+
+        Raises:
+            StateCorrupt: a state is not what a fold makes, and has no value.
         """
-        plan = self.plan
-        bounds: dict[str, int] = {}
-        out = self._flat.read(states, t, own)
-        if out is None:
-            opened = [None if s is None else whole(plan, s) for s in states]
-            out, bounds = self._general(opened, t, own)
-        values = out
-        if not self._plain:
-            values = [out[k[0]] if a is None else a.combine([out[i] for i in k]) for a, k in self._outputs]
-        newest = max([newest_event(s) for s in states if s is not None], default=NEVER)
-        if self._looks_up and all(value is None for value in values):
-            newest = NEVER  # its key was never there, or has been cleared: nobody need know which
-        late = any(s is not None and t <= _settled(plan, s) for s in states)
-        return Row(values, bounds, newest, late)
+        try:
+            plan = self.plan
+            bounds: dict[str, int] = {}
+            out = self._flat.read(states, t, own)
+            if out is None:
+                opened = [None if s is None else whole(plan, s) for s in states]
+                out, bounds = self._general(opened, t, own)
+            values = out
+            if not self._plain:
+                values = [
+                    out[k[0]] if a is None else a.combine([out[i] for i in k]) for a, k in self._outputs
+                ]
+            newest = max([newest_event(s) for s in states if s is not None], default=NEVER)
+            if self._looks_up and all(value is None for value in values):
+                newest = NEVER  # its key was never there, or has been cleared: nobody need know which
+            late = any(s is not None and t <= _settled(plan, s) for s in states)
+            return Row(values, bounds, newest, late)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            for s in states:
+                if s is not None and (found := flaw(self.plan, s)):
+                    raise StateCorrupt(
+                        f"a state of {self.plan.name} cannot be read: {found}",
+                        fix="rebuild the features from the log",
+                    ) from error
+            raise
 
     def _general(
         self, states: Sequence[State | None], t: int, own: Own | None

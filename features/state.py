@@ -2,7 +2,7 @@
 
 Little endian, so that a reader needs no copy: every column of a block is a `memoryview.cast` away.
 
-    HEAD    u8 format | u8 flags | u16 blocks | u32 bytes of CLOSED | i64 stamp | i64 newest | i64 floor | i64 evicted
+    HEAD    u8 format | u8 flags | u16 blocks | u32 bytes of CLOSED | u64 stamp | i64 newest | i64 floor | i64 evicted
             | u32 bytes of BASE | u32 bytes of TILES
     BASE, TILES   MessagePack
     CLOSED  every block but the newest, oldest first
@@ -44,9 +44,9 @@ NARROWED = 2  # so many events came within the lateness that late ones are accep
 
 SPARED = 1024  # bytes that a patch must spare: two commands cost Redis as much as writing a kilobyte
 
-HEAD = struct.Struct("<BBHIqqqqII")
+HEAD = struct.Struct("<BBHIQqqqII")
 _DIR = struct.Struct("<qBBHI")
-_HEAD_AND_DIR = struct.Struct("<BBHIqqqqIIqBBHI")  # of a state of one block
+_HEAD_AND_DIR = struct.Struct("<BBHIQqqqIIqBBHI")  # of a state of one block
 _MISSING_TEXT = 0xFFFFFFFF
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from .clock import NEVER
+from .errors import StateCorrupt
 
 _POSITION = struct.Struct("<16sqqqq16s")
 NO_TOPIC = bytes(16)  # a broker that does not name its topics
@@ -35,7 +36,13 @@ class Position(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Position:
-        """Returns the position of its stored form."""
+        """Returns the position of its stored form.
+
+        Raises:
+            StateCorrupt: it has another size.
+        """
+        if len(data) != _POSITION.size:
+            raise StateCorrupt(f"{len(data)} bytes are not a position, which has {_POSITION.size}")
         return cls(*_POSITION.unpack(data))
 
     @classmethod

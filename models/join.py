@@ -30,6 +30,7 @@ only a label in time is never beaten by the expiry that it causes itself.
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, merge
@@ -38,6 +39,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
+from features.errors import StateCorrupt
 from models.join_cells import API, DONE, FOREIGN, KNOWN, Cells, Fields, Held, Keeper, Label, Writes
 from models.join_chunks import Chunks
 from models.join_clocks import NEVER, Clocks, seen
@@ -152,15 +154,22 @@ class Join:
 
         Raises:
             RulesError: they were folded by other rules.
+            StateCorrupt: they are not what a join writes.
         """
         join = cls(rules, group)
         stored = dict(cells)
-        if b"m" in stored:
-            join._resume(stored.pop(b"m"))
-        for key, cell in stored.items():
-            join._restore(key[:1], key[1:], cell)
-        for keeper in join._keepers:
-            keeper.restored()
+        try:
+            if b"m" in stored:
+                join._resume(stored.pop(b"m"))
+            for key, cell in stored.items():
+                join._restore(key[:1], key[1:], cell)
+            for keeper in join._keepers:
+                keeper.restored()
+        except (msgspec.DecodeError, struct.error, ValueError, OverflowError) as error:
+            raise StateCorrupt(
+                f"what the join of {group} has stored is damaged: {error}",
+                fix="restore the store, or delete the join's keys, and it joins again what its log holds",
+            ) from error
         heapify(join._give_up)
         join._early.changed.clear()
         join._pass()
@@ -469,10 +478,12 @@ class Join:
             if keeper not in self._keepers:
                 self._keepers.append(keeper)
             keeper.restore(kind, name, cell)
-        else:
+        elif kind == b"e":
             ident = name.decode()
             self._early.put(ident, cell)
             self._give_up.append((_early(cell).until, ident))
+        else:
+            raise ValueError(f"there is a field {kind + name!r}")
 
     def _resume(self, cell: bytes) -> None:
         before, now = _head(cell).rules, self._rules.digest()

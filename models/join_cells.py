@@ -98,7 +98,11 @@ class Keeper(Protocol):
         ...
 
     def restored(self) -> None:
-        """Says that all fields have been restored."""
+        """Says that all fields have been restored.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
         ...
 
 

@@ -26,6 +26,7 @@ from .join_cells import DONE, Held, Label, Writes
 ENTRY = Struct("<16sqQ")
 SIZE = ENTRY.size
 MANY = 63
+_LAST = (1 << 40) // MANY - 1  # the number of an entry has five bytes
 FURTHEST = (1 << 56) - 1  # the largest offset beside which the flags fit
 
 _LABELLED = 16  # done, with a label that counted
@@ -248,20 +249,29 @@ class Chunks:
     def restore(self, kind: bytes, name: bytes, cell: bytes) -> None:
         """Takes a stored field."""
         if kind == b"n":
+            _note(cell)
             self._notes[name] = cell
             self._note_bytes += len(cell)
             return
         at, n = int(name), len(cell) // SIZE
+        if not 0 < n <= MANY or len(cell) % SIZE or not 0 <= at <= _LAST:
+            raise ValueError(f"chunk {at} has {len(cell)} bytes")
         self._chunks[at] = bytearray(cell) + bytes((MANY - n) * SIZE)
         self._next = max(self._next, at * MANY + n)
 
     def restored(self) -> None:
-        """Says that all fields have been restored."""
+        """Says that all fields have been restored.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
         self._index.reserve(MANY * len(self._chunks))
         for at, chunk in self._chunks.items():
             entries = list(ENTRY.iter_unpack(chunk))[: self._next - at * MANY]
             for number, (digest, _, packed) in enumerate(entries, at * MANY):
                 if packed:
+                    if packed >> 56 & _NOTED and digest not in self._notes:
+                        raise ValueError(f"entry {number} has lost its labels")
                     self._index.add(digest, number)
                     self.waiting += not packed >> 56 & DONE
             times = [t for _, t, _ in entries]

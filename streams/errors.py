@@ -13,12 +13,15 @@ StreamsError
    |- LogAhead             the offset to resume from lies beyond the end of the log
    |- PredictionGone       the log no longer holds a prediction whose sample is due
    |- LogUnreadable        the broker or the client refuses to read on
+   |- SpoolDamaged         a file of a spooled log is not what was written
    |- PollLost             records were taken from the broker and did not arrive
    |- Stalled              the log grows and nothing is delivered any more
    `- DeliveryRefused      the broker or the producer will never take these records
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class StreamsError(Exception):
@@ -123,6 +126,13 @@ class LogUnreadable(Fatal):
             f"Cannot read {topic}/{partition} at offset {offset}: {why}. Nothing was skipped. Check the "
             "permissions of this client and the health of the topic."
         )
+
+
+class SpoolDamaged(Fatal):
+    """A file of a spooled log is not what was written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"Cannot read {path}: {why}. Nothing was skipped. Spool the log again.")
 
 
 class PollLost(Fatal):

@@ -18,6 +18,8 @@ _CONNECT, _STREAMS = "__connect.errors.", "__streams.errors."
 _OWN = (_CONNECT, _STREAMS, CUT, REPLAYED)
 # ours has a word in `class.name`; Connect's own has the converter or transformation that failed there
 _REASONS = (_CONNECT + "class.name", _CONNECT + "exception.class.name", _STREAMS + "exception")
+_LAST_PARTITION, _LAST_OFFSET = 2**31 - 1, 2**63 - 1
+_LENGTH = 19  # digits of what may be a number of bytes
 _MESSAGES = (_CONNECT + "exception.message", _STREAMS + "message")
 
 
@@ -41,7 +43,10 @@ class Origin(NamedTuple):
         topic, partition, offset = text.rsplit("/", 2)
         if not (topic and partition.isdecimal() and offset.isdecimal() and text.isascii()):
             raise ValueError(text)
-        return cls(topic, int(partition), int(offset))
+        place = cls(topic, int(partition), int(offset))
+        if place.partition > _LAST_PARTITION or place.offset > _LAST_OFFSET:
+            raise ValueError(text)
+        return place
 
 
 class Letter(NamedTuple):
@@ -71,7 +76,7 @@ def letter_of(partition: Partition, record: Record) -> Letter:
         next(filter(None, (_place(told, prefix) for prefix in (_CONNECT, _STREAMS))), at),
         next((told[name].partition(":")[0] for name in _REASONS if told.get(name)), "unknown"),
         next((told[name] for name in _MESSAGES if told.get(name)), ""),
-        int(cut) if cut.isdecimal() else None,
+        int(cut) if cut.isdecimal() and len(cut) <= _LENGTH else None,
         REPLAYED in told and record.value is None and told.get(_CONNECT + "class.name") == REPLAYED,
         record,
     )

@@ -18,10 +18,13 @@ import orjson
 
 from features.store import Adoption
 
+from .errors import SpoolDamaged
 from .log import NO_TOPIC_ID, Bounds, Record
 
 _STEP = 1 << 16
 _LAYOUTS = "layouts.json"
+_Line = tuple[int, int, bytes | None, bytes | None]  # msgspec reads bytes from base64
+_decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 
 
 class Spool:
@@ -63,7 +66,11 @@ class Spool:
         return found
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Record]]:
-        """Yields records from start up to, not including, end."""
+        """Yields records from start up to, not including, end.
+
+        Raises:
+            SpoolDamaged: a line is no record.
+        """
         path = self._path(topic, partition)
         if not path.exists():
             return
@@ -72,11 +79,11 @@ class Spool:
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # somebody is writing it now
-                offset, timestamp, key, value = orjson.loads(line)
+                offset, timestamp, key, value = _read(path, line)
                 if offset >= end:
                     break
                 if offset >= start:
-                    batch.append(Record(offset, timestamp, _bytes(key), _bytes(value), ()))
+                    batch.append(Record(offset, timestamp, key, value, ()))
                 if len(batch) == 1000:
                     yield batch
                     batch = []
@@ -91,11 +98,18 @@ class Spool:
         part.replace(path)
 
     def layouts(self) -> dict[str, list[Adoption]]:
-        """Returns what was decided for each topic, oldest first; nothing where the spool was made without."""
+        """Returns what was decided for each topic, oldest first; nothing where the spool was made without.
+
+        Raises:
+            SpoolDamaged: the file is not what was written.
+        """
         path = self.folder / _LAYOUTS
         if not path.exists():
             return {}
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, list[Adoption]])
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, list[Adoption]])
+        except (msgspec.DecodeError, ValueError) as error:
+            raise SpoolDamaged(path, str(error)) from None
 
     def close(self) -> None:
         """Closes the files."""
@@ -119,7 +133,7 @@ class Spool:
                 tail = file.read(step) + tail
         lines = tail.splitlines(keepends=True)
         whole = [line for line in lines[-2:] if line.endswith(b"\n")]
-        return int(orjson.loads(whole[-1])[0]) + 1 if whole else 0
+        return _read(path, whole[-1])[0] + 1 if whole else 0
 
 
 def _line(record: Any) -> bytes:
@@ -128,5 +142,8 @@ def _line(record: Any) -> bytes:
     return orjson.dumps([record.offset, record.timestamp, key, value]) + b"\n"
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text)
+def _read(path: Path, line: bytes) -> _Line:
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SpoolDamaged(path, f"{line[:80]!r} is no record ({error})") from None

@@ -420,3 +420,19 @@ def test_tiles_keep_a_number_in_every_ordinary_way_and_closed_blocks_do_not() ->
     assert [kin[0] for kin in plan.spec.kept] == ["extremes", "squares", "sum"]
     assert [kin[0] for kin in plan.spec.sums] == ["sum"]
     assert plan_of(view(n=LastK(Payment.amount, 2).over("1d"))).spec.kept == (("lastk", "amount", "2", "1"),)
+
+
+@pytest.mark.parametrize("stored", [b"\xff", b"[", b"[1]", b'[{"x":' + b"[" * 100_000, b"{}"])
+def test_a_stored_layout_that_cannot_be_read_is_none(stored: bytes) -> None:
+    known = [Adoption("needed", "x", stored)]
+    assert layout_in(known, "x") is None
+    assert choose(known, SOURCE, plans_of([Small])).missing
+
+
+def test_a_stored_layout_that_keeps_more_of_a_column_it_does_not_have_is_told() -> None:
+    plans = plans_of([Wide])
+    spec = plans[0].spec
+    torn = msgspec.structs.replace(spec, sums=(*spec.sums, ("sum", "nothing", "", spec.sums[0][3])))
+    found = gaps((torn,), SOURCE, plans)
+
+    assert found == [f"the state of {plans[0].name} keeps sum(nothing), which is unknown"]

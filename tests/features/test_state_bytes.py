@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import struct
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ from features.plan import StatePlan, plans_of
 from features.read import Reader
 from features.small import newest_of, stamp_of
 from features.state import State, decode, encode
+from features.store import Position
 
 from . import oracle
 from .strategies import History, Payment, bench, card, long_histories, random_payment, source_of, windows_for
@@ -173,3 +176,46 @@ def test_columns_of_two_classes_with_one_name_are_kept_apart(n: int) -> None:
     assert (row["most_paid"], row["most_delivered"]) == (1.0, 2.0)
     assert (row["last_paid"], row["last_delivered"]) == ("p", f"d{(n - 1) % 2}")
     assert (row["kinds_paid"], row["kinds_delivered"]) == (1, 2)
+
+
+@pytest.mark.parametrize("wanted", [oracle.Wanted("DecayedSum", "amount", 50), oracle.Wanted("Sum", "units")])
+@pytest.mark.parametrize("number", [math.inf, math.nan, 1e300])
+def test_a_number_that_no_fold_keeps_is_corrupt_where_it_has_no_value(
+    wanted: oracle.Wanted, number: float
+) -> None:
+    b = bench([oracle.Sliding(500)], lateness=10, wanted=(wanted, oracle.Wanted("Variance", wanted.column)))
+    intact = encode(b.plan, b.folded([random_payment(random.Random(1), t, f"p{t}") for t in (0, 1)]))
+    at = len(intact) - 4 * 2 - 8  # the last number, before two ids
+    damaged = intact[:at] + struct.pack("<d", number) + intact[at + 8 :]
+    reader = Reader(b.reader.view, b.plan)
+
+    assert reader.read([intact], 5, None).values
+    with pytest.raises(StateCorrupt, match=wanted.column):
+        reader.read([damaged], 5, None)
+
+
+def test_an_error_of_our_code_is_not_blamed_on_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench([oracle.Sliding(500)], lateness=10, wanted=(oracle.Wanted("Count"),))
+    state = b.folded([random_payment(random.Random(1), 0, "p")])
+
+    def broken(*given: object) -> None:
+        raise TypeError("ours")
+
+    reader = Reader(b.reader.view, b.plan)
+    monkeypatch.setattr(reader._flat, "read", broken)
+    with pytest.raises(TypeError, match="ours"):
+        reader.read([state], 5, None)
+
+
+@pytest.mark.parametrize("size", [0, 63, 65])
+def test_a_position_of_another_size_is_corrupt(size: int) -> None:
+    with pytest.raises(StateCorrupt, match=str(size)):
+        Position.unpack(bytes(size))
+
+
+def test_a_stamp_is_the_same_whether_or_not_the_state_is_decoded() -> None:
+    b = bench([oracle.Sliding(500)], lateness=10, wanted=(oracle.Wanted("Count"),))
+    damaged = bytearray(encode(b.plan, b.folded([random_payment(random.Random(1), 0, "p")])))
+    damaged[15] |= 0x80
+
+    assert stamp_of(bytes(damaged)) == decode(b.plan, bytes(damaged)).stamp > 1 << 62

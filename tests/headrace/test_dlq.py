@@ -15,6 +15,7 @@ from features.partition import partition_of
 from headrace.deadletters import shown
 from models.records import PredictionRecord
 from models.topics import dead_letter_topic
+from streams.deadletter import CUT
 from streams.letters import Letter, Origin, letter_of
 from streams.log import Partition, Record
 from tests.headrace.conftest import Answer, Cli
@@ -218,3 +219,14 @@ def test_bytes_are_shown_so_that_no_terminal_obeys_them() -> None:
     assert "\\x1b" in told
     assert "é" in told
     assert len(shown(b"\x00" * 10_000_000)) < 10_000
+
+
+@pytest.mark.parametrize("digits", ["9" * 20, "9" * 5_000])
+@pytest.mark.parametrize("name", ["partition", "offset"])
+def test_a_place_that_no_log_has_is_no_origin(name: str, digits: str) -> None:
+    told = {"topic": "t", "partition": "1", "offset": "1", name: digits}
+    headers = tuple((f"__connect.errors.{key}", text.encode()) for key, text in told.items())
+    letter = letter_of(Partition("x.dlq", 1), Record(5, 0, None, b"", (*headers, (CUT, digits.encode()))))
+
+    assert letter.origin == letter.at == Origin("x.dlq", 1, 5)
+    assert letter.cut is None

@@ -7,11 +7,12 @@ from random import Random
 import msgspec
 import pytest
 
+from features.errors import StateCorrupt
 from models.join import Join, JoinRules
 from models.join_cells import API, DONE, KNOWN, Held, Writes
 from models.join_chunks import ENTRY, FURTHEST, MANY, SIZE, Chunks, Index, digest_of
 from models.records import LogRecord, ProgressRecord, encode_sample
-from tests.models.test_join import GROUP, Store, label, prediction_by, progress, released
+from tests.models.test_join import GROUP, Store, label, prediction, prediction_by, progress, released
 
 
 def waiting(t: int, at: int) -> Held:
@@ -166,3 +167,44 @@ def test_memory_of_a_long_run_is_that_of_its_horizon() -> None:
             most = max(most, sum(map(len, store.values())))
 
     assert most < (1_100 + 4 * MANY) * SIZE + 1_000
+
+
+def kept(rules: JoinRules) -> Store:
+    """The fields of a join with a prediction that has labels."""
+    join = Join(rules, GROUP)
+    records: list[LogRecord] = [prediction("a", 1_000), label("a", 1_050, 0)]
+    for offset, record in enumerate(records):
+        join.step(record, offset)
+    return Store().commit(join)
+
+
+@pytest.mark.parametrize(
+    ("field", "cell"),
+    [
+        (b"m", b""),
+        (b"m", b"\x91\x01"),
+        (b"p\xff", b"\x92\x01\x01"),
+        (b"pa", b"?"),
+        (b"ea", b"\x92\x01"),
+        (b"x", b""),
+        (b"cx", bytes(SIZE)),
+        (b"c0", b""),
+        (b"c0", bytes(SIZE - 1)),
+        (b"c0", bytes((MANY + 1) * SIZE)),
+        (b"c99999999999", bytes(SIZE)),
+        (b"n" + bytes(16), b"\x90"),
+    ],
+)
+def test_fields_that_no_join_wrote_are_corrupt(field: bytes, cell: bytes) -> None:
+    rules = JoinRules(within=100, counts="last", vectors="log")
+    assert Join.load(rules, GROUP, kept(rules).items()).pending_count == 1
+    with pytest.raises(StateCorrupt, match=GROUP):
+        Join.load(rules, GROUP, (kept(rules) | {field: cell}).items())
+
+
+def test_an_entry_that_has_lost_its_labels_is_corrupt() -> None:
+    rules = JoinRules(within=100, counts="last", vectors="log")
+    stored = kept(rules)
+    del stored[b"n" + digest_of("a")]
+    with pytest.raises(StateCorrupt, match="lost its labels"):
+        Join.load(rules, GROUP, stored.items())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from streams.errors import SpoolDamaged
 from streams.log import Record
 from streams.spool import Spool
 
@@ -53,3 +56,21 @@ def test_the_end_is_found_behind_a_line_longer_than_a_step(tmp_path: Path) -> No
     spool.append("t", 0, [*records(0), *records(1, value=bytes(300_000))])
     spool.close()
     assert {n: bounds.highwater for n, bounds in Spool(tmp_path).bounds("t").items()} == {0: 2, 1: 0}
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[", b"{}", b"[1,2,null]", b'[1,2,"?",null]', b'["1",2,null,null]', b"\xff"]
+)
+def test_a_line_that_is_no_record_is_damage_and_names_its_file(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "t@0.ndjson").write_bytes(line + b"\n")
+    with pytest.raises(SpoolDamaged, match=r"t@0\.ndjson"):
+        offsets(Spool(tmp_path), "t")
+    with pytest.raises(SpoolDamaged, match=r"t@0\.ndjson"):
+        Spool(tmp_path).bounds("t")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"t":[["a"]]}', b"\xff"])
+def test_layouts_that_nobody_wrote_are_damage(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "layouts.json").write_bytes(text)
+    with pytest.raises(SpoolDamaged, match=r"layouts\.json"):
+        Spool(tmp_path).layouts()
