@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
+from features.source import Source
 from features.store import Store
 from models.deployment import Deployment
 from models.feed import ModelFeed
@@ -96,17 +97,31 @@ class Api:
         Raises:
             Problem: 404; no source, or more than one, has the name.
         """
-        known = [
-            intake
-            for intake in self.intakes.values()
-            if not labels or self.project.labelled_by(intake.source)
-        ]
+        known = self._known(labels)
         found = [i for i in known if name == i.source.topic]
         found = found or [i for i in known if name in i.source.topic.split(".")]
         if len(found) != 1:
             what = "label source" if labels else "source"
             raise not_found(what, name, [i.source.topic for i in known])
         return found[0]
+
+    def source_names(self, *, labels: bool = False) -> dict[str, Source[Any]]:
+        """Returns every name by which `intake` finds a source: the topics first."""
+        known = [intake.source for intake in self._known(labels)]
+        parts = Counter(part for source in known for part in set(source.topic.split(".")))
+        found = {source.topic: source for source in known}
+        for source in known:
+            found |= {
+                part: source for part in source.topic.split(".") if parts[part] == 1 and part not in found
+            }
+        return found
+
+    def _known(self, labels: bool) -> list[Intake]:
+        return [
+            intake
+            for intake in self.intakes.values()
+            if not labels or self.project.labelled_by(intake.source)
+        ]
 
     def _versions(self) -> dict[str, int]:
         return {name: self.feed.predictor(name).version for name in self.models}

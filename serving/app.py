@@ -112,5 +112,5 @@ def create_app(
     app.front = Front(
         app.behind, predict, metrics, settings.max_concurrency, settings.retry_after, list(api.models)
     )
-    app.openapi = document(app, deployment.project)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.openapi = document(app, api)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app

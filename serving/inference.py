@@ -6,12 +6,11 @@ features as `/v1` does and is logged; or one tensor for each slot of the vector,
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from msgspec import Meta, Struct, field
 
 from models.errors import ModelError, NonFiniteScore
 from models.predictor import Prediction
@@ -24,33 +23,10 @@ from .body import read_body
 from .health import not_ready
 from .openapi import body_of
 from .problems import Problem
-from .tensors import DATATYPES, columns_to_rows, tensor
+from .tensors import DATATYPES, InferenceRequest, InputTensor, columns_to_rows, tensor
 
 EVENT = "event"
 _VERSION = "0.1"
-
-
-class InputTensor(Struct):
-    """A tensor of a request."""
-
-    name: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    datatype: str
-    data: list[Any]
-
-
-class OutputWanted(Struct):
-    """The name of a tensor that the caller wants."""
-
-    name: str
-
-
-class InferenceRequest(Struct):
-    """The body of `infer`."""
-
-    inputs: list[InputTensor]
-    id: str | None = None
-    outputs: list[OutputWanted] = field(default_factory=list)
 
 
 _decoder = msgspec.json.Decoder(InferenceRequest)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
 
 from .problems import Problem
 
@@ -18,6 +20,29 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(_INTEGERS, (int,)),
     **dict.fromkeys(_FLOATS, (float, int)),
 }
+
+
+class InputTensor(Struct):
+    """A tensor of a request."""
+
+    name: str
+    shape: list[Annotated[int, Meta(ge=0)]]
+    datatype: str
+    data: list[Any]
+
+
+class OutputWanted(Struct):
+    """The name of a tensor that the caller wants."""
+
+    name: str
+
+
+class InferenceRequest(Struct):
+    """The body of `infer`."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    outputs: list[OutputWanted] = field(default_factory=list)
 
 
 def tensor(
@@ -44,7 +69,12 @@ def tensor(
             raise _bad(f"{name}[{k}] is {value!r}, which is no {datatype}")
         if isinstance(value, int) and datatype in _INTEGERS and not _fits(value, datatype):
             raise _bad(f"{name}[{k}] is beyond {datatype}")
-    return [float(value) if datatype in _FLOATS and value is not None else value for value in flat]
+    if datatype not in _FLOATS:
+        return flat
+    try:
+        return [None if value is None else float(value) for value in flat]
+    except OverflowError as error:
+        raise _bad(f"{name} holds an integer beyond {datatype}") from error
 
 
 def columns_to_rows(
