@@ -22,13 +22,19 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         parts, size = [body], len(body)
         while message.get("more_body"):
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _gone()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limit:
                 raise too_large(limit)
         body = b"".join(parts)
     if message["type"] == "http.disconnect":
-        raise Problem(400, "gone", "Caller gone", "the body ended before it was complete")
+        raise _gone()
     if len(body) > limit:
         raise too_large(limit)
     return body
+
+
+def _gone() -> Problem:
+    return Problem(400, "gone", "Caller gone", "the body ended before it was complete")
