@@ -11,8 +11,9 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from features import keys
+from features import keys as stored
 from features.errors import StoreError
 from features.redis import RedisStore
 from models.deployment import Deployment, deploy, topics_of
@@ -21,6 +22,7 @@ from models.snapshot import Key, development_key
 from serving import run as listening
 from serving.app import create_app
 from serving.errors import OutboxRefused, OutboxUnavailable
+from serving.gate import Gate
 from serving.settings import Settings as Limits
 from streams.context import Context
 from streams.engine import ROLES, Engine
@@ -143,6 +145,8 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     limits: Limits | None = None,
+    keys: Path | None = None,
+    tls: listening.Tls | None = None,
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Runs the API until it is told to stop.
@@ -150,12 +154,13 @@ async def serve(
     Raises:
         HeadraceError, StreamsError: the API cannot start; the message says why and what to do.
     """
+    gate = None if keys is None else Gate(keys)
     topics = await asyncio.to_thread(partitions_now, loaded, bootstrap)
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:
         feed = ModelFeed(store, deployment, [key], allow=loaded.modules)
-        app = create_app(deployment, store, feed, KafkaOutbox(producer), limits)
-        await listening.serve(app, host, port, started=started)
+        app = create_app(deployment, store, feed, KafkaOutbox(producer), limits, gate=gate)
+        await listening.serve(app, host, port, started=started, tls=tls)
 
 
 async def report(engine: Engine, store: RedisStore, every: float = 1.0) -> None:
@@ -164,7 +169,7 @@ async def report(engine: Engine, store: RedisStore, every: float = 1.0) -> None:
     while True:
         await asyncio.sleep(every)
         try:
-            await store.tell(keys.STATUS, name, json.dumps(engine.status()).encode())
+            await store.tell(stored.STATUS, name, json.dumps(engine.status()).encode())
         except StoreError as error:  # telling is not worth a worker
             log.debug("status was not told: %s", error)
         except Exception:  # a mistake of ours must be seen, and must not end the telling

@@ -63,6 +63,19 @@ class Settings(BaseSettings):
     fallback: bool = Field(
         False, description="Score from the request alone while Redis is away: flagged, logged, never learned."
     )
+    keys: Path | None = Field(
+        None, description="File of API keys; without one the API asks nobody for a key."
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen to other machines without API keys: whoever reaches the API may do anything.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file of the API's certificate and those that lead to its authority."
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file of its private key; the file of the certificate without."
+    )
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Loopback port of a worker's metrics; 0 is none."
     )

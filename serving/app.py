@@ -23,6 +23,7 @@ from . import catalog, console, events, health, inference
 from . import status as status_routes
 from .api import Api
 from .front import Front
+from .gate import Gate
 from .metrics import Metrics
 from .openapi import document
 from .ports import Outbox
@@ -58,6 +59,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     now_ms: Callable[[], int] = wall_ms,
+    gate: Gate | None = None,
 ) -> FastAPI:
     """Returns the API of a deployment. While it runs it follows the models; others close store and outbox.
 
@@ -69,6 +71,7 @@ def create_app(
         settings: the limits.
         metrics: of the process.
         now_ms: the wall clock, for refusing events of the future.
+        gate: admits by API keys; None admits everybody.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -81,13 +84,17 @@ def create_app(
             await feed.poll()  # so that the first answer is not of an untrained version
         except StoreError as error:
             log.warning("started without the store: %s", error)
-        following = asyncio.create_task(feed.run())
+        following = [asyncio.create_task(feed.run())]
+        if gate is not None:
+            following.append(asyncio.create_task(gate.follow()))
         try:
             yield
         finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            for task in following:
+                task.cancel()
+            for task in following:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     app = _Fronted(
         title=f"Headrace: {deployment.project.name}",
@@ -110,7 +117,13 @@ def create_app(
     for kind in (Problem, HeadraceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, handler)
     app.front = Front(
-        app.behind, predict, metrics, settings.max_concurrency, settings.retry_after, list(api.models)
+        app.behind,
+        predict,
+        metrics,
+        settings.max_concurrency,
+        settings.retry_after,
+        list(api.models),
+        gate,
     )
     app.openapi = document(app, api)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app

@@ -3,7 +3,8 @@
 HeadraceError
 ├── OutboxUnavailable    recoverable: the broker has not acknowledged; answered 503
 ├── OutboxRefused        the broker will never take this record; answered 500
-└── CannotListen         the address is taken; the process does not start
+├── KeysUnusable         the file of API keys; the process does not start, or keeps the keys that it has
+└── CannotListen         the address is taken, or the certificate cannot be used; the process does not start
 
 An adapter of the outbox translates its client's errors into these. HTTP statuses are decided in `problems`.
 """
@@ -19,6 +20,10 @@ class OutboxUnavailable(HeadraceError):
 
 class OutboxRefused(HeadraceError):
     """The broker will not take a record."""
+
+
+class KeysUnusable(HeadraceError):
+    """The file of API keys cannot be read, or a line of it is none."""
 
 
 class CannotListen(HeadraceError):

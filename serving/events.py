@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from .api import Api, json
 from .body import read_body
+from .gate import must
 from .intake import Intake, is_array
 from .openapi import body_of
 
@@ -18,6 +19,7 @@ def routes(api: Api) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["events and labels"])
 
     async def accept(intake: Intake, request: Request) -> Response:
+        must(request.scope, api.produce.scope(intake.source))
         body = await read_body(request.scope, request.receive, api.settings.max_body_bytes)
         batch = is_array(body)
         incoming = intake.many(body) if batch else [intake.one(body)]

@@ -1,4 +1,4 @@
-"""What stands before every route: how many may be in hand, how long each took, the short way to predictions.
+"""What stands before every route: who may ask, how many at a time, how long it took, the short way to predictions.
 
 The short way leaves out the routing and the middleware of FastAPI, which cost as much as a read of features.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .gate import Gate
 from .metrics import Metrics
 from .predict import Predict
 from .problems import busy, respond
@@ -29,6 +30,7 @@ class Front:
         limit: how many may be in hand.
         retry_after: seconds that one too many is asked to wait.
         models: the names that may be a label; a caller could make up any other.
+        gate: admits by keys; None admits everybody.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Front:
         limit: int,
         retry_after: int,
         models: Collection[str],
+        gate: Gate | None = None,
     ) -> None:
         self._app = app
         self._predict = predict
@@ -46,6 +49,7 @@ class Front:
         self._limit = limit
         self._retry_after = retry_after
         self._models = frozenset(models)
+        self._gate = gate
         self._observers: dict[tuple[str, str, int], Callable[[float], Any]] = {}
         self._active = 0
         metrics.active.set_function(lambda: self._active)
@@ -65,6 +69,12 @@ class Front:
 
         began = time.perf_counter()
         path: str = scope["path"]
+        if self._gate is not None:  # before the limit: who has no key takes nobody's place
+            refused = self._gate.admit(scope)
+            if refused is not None:
+                await respond(path, refused)(scope, receive, watched)
+                self._observe(scope, status, began)
+                return
         if self._active >= self._limit and path not in ALWAYS:
             await respond(path, busy(self._retry_after))(scope, receive, watched)
             self._observe(scope, status, began)

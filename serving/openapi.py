@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from models.project import Project
 
 from .api import Api
+from .gate import needed
 from .problems import PROBLEM
 from .tensors import InferenceRequest
 
@@ -25,6 +26,10 @@ _READY = {
     },
 }
 _REF = "#/components/schemas/{name}"
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _PROBLEM = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _ERROR = {
     "application/json": {
@@ -53,12 +58,14 @@ def document(app: FastAPI, api: Api) -> Callable[[], dict[str, Any]]:
             made = plain()
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             requests = _schemas([model.spec.request.event for model in project.models], schemas)
+            made["components"]["securitySchemes"] = _SCHEMES
             schemas["Problem"] = _problem()
             schemas["Prediction"] = _prediction()
             made["paths"]["/v1/models/{model}/predict"] = {"post": _predict(project, requests)}
             _name(made["paths"], api, schemas)
             for path, operations in made["paths"].items():
-                for operation in operations.values():
+                for method, operation in operations.items():
+                    _add_scope(operation, needed(method.upper(), path))
                     _add_problems(operation, _ERROR if path.startswith("/v2") else _PROBLEM)
             app.openapi_schema = made
         return app.openapi_schema
@@ -232,3 +239,11 @@ def _add_problems(operation: dict[str, Any], content: dict[str, Any]) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
     responses["default"] = {"description": "A problem", "content": content}
+
+
+def _add_scope(operation: dict[str, Any], scope: str | None) -> None:
+    if (
+        scope is not None
+    ):  # a scope of OpenAPI belongs to OAuth alone, so it is told in words; {}: where none is asked for
+        operation["security"] = [{}, *({name: []} for name in _SCHEMES)]
+        operation["x-headrace-scope"] = scope

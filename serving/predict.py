@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from .asking import Asking, Made, answer
 from .body import read_body
+from .gate import must
 from .intake import is_array
 from .latency import LastMinute
 from .problems import bad_field, not_found, problem_of, respond
@@ -84,6 +85,8 @@ class Predict:
             raise not_found("model", name, list(self._models))
         query = scope["query_string"]
         options = parse_options(query) if query else _PLAIN
+        if options.ingest:
+            must(scope, self._produce.scope(asking.intake.source))
         body = await read_body(scope, receive, self._max_body)
         batch = is_array(body)
         intake = asking.intake

@@ -92,6 +92,41 @@ def busy(retry_after: int) -> Problem:
     return _later("busy", "Too many requests in hand", "this process is at its limit; try again", retry_after)
 
 
+def unauthorized(error: str, detail: str) -> Problem:
+    """Returns the problem of a request without a usable key; RFC 6750 says how it is told."""
+    told = 'Bearer realm="headrace"' + (f', error="{error}"' if error else "")
+    return Problem(
+        401,
+        "unauthorized",
+        "No usable API key",
+        f"{detail}; send one as Authorization: Bearer KEY or X-API-Key: KEY",
+        headers={"WWW-Authenticate": told},
+    )
+
+
+def forbidden(key: str, scope: str) -> Problem:
+    """Returns the problem of a key that may not do this."""
+    told = f'Bearer realm="headrace", error="insufficient_scope", scope="{scope}"'
+    return Problem(
+        403,
+        "forbidden",
+        "Not allowed",
+        f"the API key {key} has not the scope {scope}",
+        headers={"WWW-Authenticate": told},
+    )
+
+
+def too_often(key: str, seconds: int) -> Problem:
+    """Returns the problem of a key that has used up its rate."""
+    return Problem(
+        429,
+        "too-often",
+        "Too many requests of a key",
+        f"the API key {key} has made the requests that its rate allows",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
 def problem_of(error: Exception, retry_after: int) -> Problem:
     """Returns what an error is answered with. Details of failures that are ours go to the log alone."""
     if isinstance(error, Problem):

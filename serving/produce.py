@@ -48,6 +48,10 @@ class Produce:
                     except EventRefused as refused:
                         raise intake.refusal(refused, f"[{k}]" if batch else "") from refused
 
+    def scope(self, source: Source[Any]) -> str:
+        """Returns the scope of API keys that writing to a source needs: labels decide what a model learns."""
+        return "label" if self._project.labelled_by(source) else "ingest"
+
     async def send(self, source: Source[Any], incoming: Sequence[Incoming]) -> None:
         """Writes events and returns when the broker has all of them.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import uvicorn
 import uvloop
@@ -17,6 +20,24 @@ from starlette.types import ASGIApp
 from .errors import CannotListen
 
 _DRAIN = 10  # seconds that answers in hand may take after the signal to stop
+
+
+class Tls(NamedTuple):
+    """The files of a server's certificate, PEM."""
+
+    certificate: Path
+    key: Path | None = None
+    """Without one it stands in the file of the certificate."""
+
+
+def only_here(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _Server(uvicorn.Server):
@@ -34,7 +55,8 @@ class _Server(uvicorn.Server):
         gc.freeze()
         if self._told is not None:
             host, port = (sockets or [])[0].getsockname()[:2]
-            self._told(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._told(f"{'https' if self.config.is_ssl else 'http'}://{where}")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -57,6 +79,7 @@ async def serve(
     started: Callable[[str], None] | None = None,
     stop: asyncio.Event | None = None,
     drain: int = _DRAIN,
+    tls: Tls | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, or until `stop` is set; answers in hand are finished first.
 
@@ -67,10 +90,12 @@ async def serve(
         started: is told the URL once it answers.
         stop: ends it in place of signals, which are then left to others.
         drain: seconds that answers in hand may take.
+        tls: the certificate; without one it is plain HTTP.
 
     Raises:
-        CannotListen: the address is taken, or not this machine's.
+        CannotListen: the address is taken, or not this machine's; or the certificate cannot be used.
     """
+    context = None if tls is None else _context(tls)
     listening = _listen(host, port)
     config = uvicorn.Config(
         app,
@@ -83,6 +108,7 @@ async def serve(
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=drain,
+        ssl_context_factory=None if context is None else lambda *_: context,
     )
     server = _Server(config, started, signals=stop is None)
     stopping = None if stop is None else asyncio.create_task(_stop(server, stop))
@@ -92,6 +118,22 @@ async def serve(
         listening.close()
         if stopping is not None:
             stopping.cancel()
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # the password keeps OpenSSL from asking for one at a terminal
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+    except OSError as error:  # those of ssl are some
+        raise CannotListen(
+            "the certificate of the API cannot be used",
+            where=f"{tls.certificate}, {tls.key or 'with its key in it'}",
+            why=error.strerror or str(error),
+            fix="give PEM files that belong together: --tls-cert with the chain, --tls-key without a password",
+        ) from error
+    return context
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import UsageRefused
 from ..output import note
 from ..settings import settings
 from .options import NOWHERE, File, Kafka, Redis, Secret, secured
@@ -41,11 +43,30 @@ def serve(
             help="Score from the request alone while Redis is away, or answer 503. [env: HEADRACE_FALLBACK]",
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", metavar="FILE", help="API keys; see headrace keys. [env: HEADRACE_KEYS]"),
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Listen to other machines without keys. [env: HEADRACE_INSECURE]"),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Certificate, PEM. [env: HEADRACE_TLS_CERT]"),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM. [env: HEADRACE_TLS_KEY]"),
+    ] = None,
     kafka: Kafka = NOWHERE,
     redis: Redis = None,
     secret: Secret = None,
 ) -> None:
-    """Serve features and predictions over HTTP, with a live page. SIGTERM and Ctrl-C end it in good order."""
+    """Serve features and predictions over HTTP, with a live page. SIGTERM and Ctrl-C end it in good order.
+
+    It listens to other machines only with --keys, or with --insecure.
+    """
     config = settings(
         host=host,
         port=port,
@@ -53,15 +74,33 @@ def serve(
         max_batch=max_batch,
         max_concurrency=max_concurrency,
         fallback=fallback,
+        keys=keys,
+        insecure=insecure,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         kafka=kafka,
         redis=redis,
         secret=secret,
     )
-    from serving.run import run
+    from serving.run import Tls, only_here, run
     from serving.settings import Settings as Limits
 
     from ..compose import serve as program
     from ..opening import open_project
+
+    if not only_here(config.host) and config.keys is None and not config.insecure:
+        raise UsageRefused(
+            f"the API will not listen on {config.host} without keys",
+            where="--host, HEADRACE_HOST or .env",
+            why="whoever reaches it could read every feature, and write events and labels",
+            fix="give it --keys FILE (headrace keys new makes one), or --insecure where nobody else gets to it",
+        )
+    if config.tls_key is not None and config.tls_cert is None:
+        raise UsageRefused(
+            "a private key without its certificate",
+            where="--tls-key, HEADRACE_TLS_KEY or .env",
+            fix="give the certificate as well: --tls-cert FILE",
+        )
 
     def started(url: str) -> None:
         note(f"live page    {url}/")
@@ -83,6 +122,8 @@ def serve(
                 max_concurrency=config.max_concurrency,
                 fallback=config.fallback,
             ),
+            keys=config.keys,
+            tls=None if config.tls_cert is None else Tls(config.tls_cert, config.tls_key),
             started=started,
         )
     )

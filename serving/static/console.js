@@ -6,6 +6,14 @@ const KEPT = 120; // points of a line
 const series = {};
 let before = null; // the counts of the last look, to tell a rate
 let known = []; // models of the select box
+let key = ""; // what the API asks for, where it has keys; forgotten with the page
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, { ...options, headers });
+  $("unlock").hidden = response.status !== 401;
+  return response;
+}
 
 function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -187,7 +195,7 @@ function showNewest(newest) {
 async function example() {
   const name = $("model").value;
   if (!name) return;
-  const model = await (await fetch(`/v1/models/${encodeURIComponent(name)}`)).json();
+  const model = await (await ask(`/v1/models/${encodeURIComponent(name)}`)).json();
   $("event").value = JSON.stringify(model.example, null, 2);
   const url = `${location.origin}/v1/models/${name}/predict`;
   $("curl").textContent = `curl -s ${url} -d '${JSON.stringify(model.example)}'`;
@@ -225,7 +233,7 @@ $("try").addEventListener("submit", async (submitted) => {
   const url = `/v1/models/${encodeURIComponent($("model").value)}/predict?explain=vector${$("ingest").checked ? "&ingest=true" : ""}`;
   const began = performance.now();
   try {
-    const response = await fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: $("event").value });
+    const response = await ask(url, { method: "POST", headers: { "content-type": "application/json" }, body: $("event").value });
     const answer = await response.json();
     $("took").textContent = `${(performance.now() - began).toFixed(1)} ms in this browser`;
     showAnswer(answer);
@@ -240,7 +248,13 @@ $("fresh").addEventListener("click", example);
 async function look() {
   const state = $("state");
   try {
-    const status = await (await fetch("/v1/status")).json();
+    const response = await ask("/v1/status");
+    if (response.status === 401 || response.status === 403) {
+      state.className = "waiting";
+      state.textContent = response.status === 401 ? "an API key is needed" : "this key may not read";
+      return;
+    }
+    const status = await response.json();
     $("project").textContent = status.project;
     document.title = `Headrace: ${status.project}`;
     state.className = status.store === "up" ? "up" : "down";
@@ -254,6 +268,13 @@ async function look() {
     state.textContent = "the API does not answer";
   }
 }
+
+$("unlock").addEventListener("submit", (submitted) => {
+  submitted.preventDefault();
+  key = $("key").value.trim();
+  $("key").value = "";
+  look();
+});
 
 async function follow() {
   if (!document.hidden) await look();

@@ -309,10 +309,13 @@ def routes() -> str:
     rows = []
     for path, operations in made.openapi()["paths"].items():
         for method, operation in operations.items():
-            rows.append((f"`{method.upper()} {path}`", operation["summary"]))
+            scope = operation.get("x-headrace-scope", "-")
+            rows.append((f"`{method.upper()} {path}`", operation["summary"], scope))
     hidden = [r for r in made.routes if isinstance(r, APIRoute) and not r.include_in_schema and r.path == "/"]
-    rows += [("`GET /`", "The live page")] if hidden else []
-    return _table(("route", "what it answers"), sorted(rows, key=lambda row: row[0].split()[1]))
+    rows += [("`GET /`", "The live page", "-")] if hidden else []
+    return _table(
+        ("route", "what it answers", "scope of keys"), sorted(rows, key=lambda row: row[0].split()[1])
+    )
 
 
 class _NoOutbox:

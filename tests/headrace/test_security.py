@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
+import httpx
 import pytest
 import redis
 
@@ -95,6 +98,40 @@ def test_the_loop_runs_behind_tls_and_passwords(cli: Cli, there: Places, tmp_pat
     assert PASSWORD not in said
     assert REDIS_PASSWORD not in said
     assert quote(REDIS_PASSWORD, safe="") not in said
+
+
+def test_the_api_serves_with_tls_and_keys_behind_tls_and_passwords(
+    cli: Cli, there: Places, tmp_path: Path
+) -> None:
+    assert cli("topics", "apply", PAYMENTS, "--partitions", 1).code == 0
+    keys = tmp_path / "keys"
+    secret = cli("keys", "new", keys, "--id", "till", "--scope", "read").out.strip()
+    certificate, key = (there.kafka.ca.with_name(f"broker{ending}.pem") for ending in ("", "-key"))
+    files = ("--keys", keys, "--tls-cert", certificate, "--tls-key", key)
+
+    api = headrace("serve", PAYMENTS, "--port", 0, *files, env={**os.environ, **there.variables})
+    try:
+        assert api.stderr is not None
+        said = ""
+        while not (found := re.search(r"https://[\d.:]+", said)):
+            line = api.stderr.readline()
+            assert line, said
+            said += line
+        trusting = ssl.create_default_context(cafile=str(there.kafka.ca))
+        with httpx.Client(base_url=found[0], verify=trusting) as client:
+            answers = [
+                client.get(path, headers=headers).status_code
+                for path in ("/livez", "/v1/models")
+                for headers in ({}, {"authorization": f"Bearer {secret}"})
+            ]
+    finally:
+        api.terminate()
+        _, rest = api.communicate()
+
+    assert answers == [200, 200, 401, 200]
+    assert api.returncode == 0, rest
+    for hidden in (secret, PASSWORD, REDIS_PASSWORD, quote(REDIS_PASSWORD, safe="")):
+        assert hidden not in said + rest
 
 
 COMMANDS = [

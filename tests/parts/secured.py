@@ -41,10 +41,10 @@ class Secured(NamedTuple):
 def secured_kafka(folder: Path) -> Iterator[Secured]:
     """Starts it; SSL asks the client for a certificate, both SASL protocols take PLAIN and SCRAM."""
     folder.mkdir(parents=True, exist_ok=True)
-    ca, ca_key = _authority(folder, "ca")
-    stranger, _ = _authority(folder, "stranger")
-    certificate, key = _certified(folder, "broker", ca, ca_key)
-    client, client_key = _certified(folder, "client", ca, ca_key)
+    ca, ca_key = authority(folder, "ca")
+    stranger, _ = authority(folder, "stranger")
+    certificate, key = certified(folder, "broker", ca, ca_key)
+    client, client_key = certified(folder, "client", ca, ca_key)
     store = folder / "store.pem"
     store.write_text(key.read_text() + certificate.read_text())
     ports = {protocol: free_port() for protocol in ("SSL", "SASL_PLAINTEXT", "SASL_SSL")}
@@ -77,7 +77,8 @@ def _add_user(server: KafkaServer) -> None:
         admin.alter_user_scram_credentials([wanted])[USER].result()
 
 
-def _authority(folder: Path, name: str) -> tuple[Path, Path]:
+def authority(folder: Path, name: str) -> tuple[Path, Path]:
+    """Makes an authority of its own; returns its certificate and its key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
     _openssl(
         *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
@@ -87,7 +88,8 @@ def _authority(folder: Path, name: str) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _certified(folder: Path, name: str, ca: Path, ca_key: Path) -> tuple[Path, Path]:
+def certified(folder: Path, name: str, ca: Path, ca_key: Path) -> tuple[Path, Path]:
+    """Makes a certificate for loopback by an authority; returns it and its key."""
     certificate, key, request = (folder / f"{name}{ending}" for ending in (".pem", "-key.pem", ".csr"))
     _openssl(
         *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
