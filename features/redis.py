@@ -142,7 +142,13 @@ class RedisStore:
     async def groups(self, project: str, topic: str, plans: str, partitions: int) -> list[Group]:
         """Returns the groups of a topic."""
         name = f"{project}/{topic}"
-        _, pinned = await self._ask(("HSETNX", keys.TOPICS, name, partitions), ("HGET", keys.TOPICS, name))
+        (pinned,) = await self._ask(
+            ("HGET", keys.TOPICS, name)
+        )  # first, so that the API need not be let write
+        if pinned is None:
+            _, pinned = await self._ask(
+                ("HSETNX", keys.TOPICS, name, partitions), ("HGET", keys.TOPICS, name)
+            )
         known = int(pinned)
         if known != partitions:
             raise partitions_changed(topic, known, partitions)

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from .commands import (
+    access,
     base,
     check,
     demo,
@@ -60,6 +61,7 @@ for each in (
     base,
     dlq,
     doctor,
+    access,
 ):
     each.register(app)
 

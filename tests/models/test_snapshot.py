@@ -207,6 +207,78 @@ def test_a_change_of_any_byte_is_refused_before_pickle_is_touched() -> None:
     assert run.stdout.split() == [str(3 * len(data)).encode(), b"0", b"True"]
 
 
+DRAWN = """
+import random
+import sys
+import msgspec
+from models import snapshot as module
+from models.errors import SnapshotForged
+from tests.models.test_snapshot import KEY, OTHER
+found, parsed = [], []
+sys.addaudithook(lambda event, args: found.append(args) if event == "pickle.find_class" else None)
+decode = msgspec.json.decode
+class Json:
+    encode = staticmethod(msgspec.json.encode)
+    @staticmethod
+    def decode(*words, **more):
+        parsed.append(words)
+        return decode(*words, **more)
+module.msgspec = type("msgspec", (), {"json": Json})
+size = int(sys.argv[1])
+data = sys.stdin.buffer.read()
+one, two = data[:size], data[size:]
+draw = random.Random(11)
+refused = opened = 0
+while refused + opened < 10_000:
+    changed = bytearray(draw.choice((one, two)))
+    a, b = sorted(draw.sample(range(len(changed) + 1), 2))
+    kind = draw.randrange(6)
+    if kind == 0:
+        changed[a:b] = draw.randbytes(b - a)
+    elif kind == 1:
+        del changed[a:b]
+    elif kind == 2:
+        changed[a:a] = changed[a:b]
+    elif kind == 3:
+        changed[a:b] = changed[a:b][::-1]
+    elif kind == 4:  # the head of one and the rest of another, both sealed by the same key
+        changed = bytearray(one[:a] + two[a:]) if draw.random() < 0.5 else bytearray(two[:a] + one[a:])
+    else:
+        for _ in range(draw.randrange(1, 9)):
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    if bytes(changed) in (one, two):
+        continue
+    before = len(parsed)
+    try:
+        module.open_sealed(bytes(changed), [OTHER, KEY])
+        opened += 1
+    except SnapshotForged:
+        refused += 1
+    # a header that is whole may be read: it is sealed by itself; one that was changed never is
+    head = next((whole for whole in (one, two) if bytes(changed).startswith(whole[:HEAD(whole)])), None)
+    assert head is not None or len(parsed) == before, bytes(changed)
+touched = len(found)
+module.open_sealed(one, [KEY])
+print(refused, touched, len(found) > 0, len(parsed) > 0)
+""".replace("HEAD(whole)", "sum(module._PREFIX.unpack_from(whole)[1:3]) + module._PREFIX.size + module._MAC")
+
+
+def test_ten_thousand_drawn_changes_are_refused_before_anything_is_parsed() -> None:
+    one = seal(snapshot(linear_model.LogisticRegression()), KEY)
+    two = seal(snapshot(small()), KEY)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    run = subprocess.run(
+        [sys.executable, "-c", DRAWN, str(len(one))],
+        input=one + two,
+        env=environment,
+        capture_output=True,
+    )
+
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout.split() == [b"10000", b"0", b"True", b"True"]
+
+
 @pytest.mark.parametrize("data", [b"", b"x", b"HDRACE\x00\x01", pickle.dumps({}), b"\x00" * 500], ids=repr)
 def test_what_is_no_snapshot_is_refused(data: bytes) -> None:
     for opening in (open_sealed, peek):
@@ -306,6 +378,36 @@ def names(module: str, name: str) -> bytes:
 def test_no_way_around_leads_out_of_the_list(module: str, name: str) -> None:
     with pytest.raises(ClassRefused):
         _Unpickler(io.BytesIO(names(module, name)), frozenset({__name__})).load()
+
+
+OUTSIDE = """
+import io
+import sys
+from models.errors import ClassRefused
+from models.snapshot import _Unpickler
+from tests.models.test_snapshot import names
+seen = []
+sys.addaudithook(lambda event, args: seen.append((event, args)) if event in ("import", "pickle.find_class") else None)
+modules = sorted(sys.stdlib_module_names - {"builtins"})
+modules += ["headrace.cli", "streams.producer", "serving.app", "features.redis", "models.snapshot", "redis", "faust"]
+refused = 0
+for module in modules:
+    for name in ("system", "Popen", "loads", "x.y"):
+        try:
+            _Unpickler(io.BytesIO(names(module, name)), frozenset()).load()
+        except ClassRefused:
+            refused += 1
+print(refused == 4 * len(modules), refused > 1000, seen)
+"""
+
+
+def test_what_is_not_on_the_list_is_neither_imported_nor_looked_up() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    run = subprocess.run([sys.executable, "-c", OUTSIDE], env=environment, capture_output=True)
+
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout.decode().strip() == "True True []"
 
 
 @pytest.mark.parametrize(

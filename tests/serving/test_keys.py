@@ -256,7 +256,8 @@ async def test_the_api_follows_its_file_while_it_runs(
 
     monkeypatch.setattr(Gate, "follow", follow)
     async with locked.app.router.lifespan_context(locked.app):
-        await asked.wait()
+        await asyncio.sleep(0)
+        assert asked.is_set()
 
 
 @pytest.mark.parametrize("content", [b"hr_secret", b"\xff", b"x sha256:00 read", None])
@@ -342,7 +343,7 @@ def test_a_line_says_all_of_a_key() -> None:
     assert (key.rate.amount, key.rate.get_expiry()) == (200, 1)
     assert key.expires == time_of("2027-06-01T02:00:00+02:00") == 1_811_808_000
     assert key.line() == line
-    assert "0a0a" not in repr(key)
+    assert "digest" not in repr(key)
 
 
 @pytest.mark.parametrize(
