@@ -74,7 +74,16 @@ class Wire(asyncio.Protocol):
         given.pop("max_connections", None)  # of a pool, which this is not
         made: Any = given.pop("connection_class", Connection)
         connection = made(**given | {"retry": Retry(NoBackoff(), 0), "protocol": 2, "driver_info": None})
-        await connection.connect()  # closes what it has opened if it fails or is given up
+        leave = connection.disconnect
+
+        async def leave_at_once(*args: Any, **more: Any) -> None:
+            # who was refused has nothing to say: a farewell of TLS would outlive the loop that ends for the error
+            if connection._writer is not None:  # noqa: SLF001
+                connection._writer.transport.abort()  # noqa: SLF001
+            await leave(*args, **more)
+
+        connection.disconnect = leave_at_once
+        await connection.connect()  # disconnects if it fails or is given up
         wire = cls(patience, lost)
         # redis-py has no public way to hand an open connection over
         wire._writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001

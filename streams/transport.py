@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     ConsumerStoppedError,
@@ -92,14 +92,19 @@ class Polled(Protocol):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class _Unwrapped(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
-    """Passes records on as they were parsed: to wrap one in a dataclass takes longer than to parse it."""
+def _unwrap(fetcher: Fetcher) -> None:
+    """Have records that wait passed on as they were parsed: to wrap one in a dataclass takes longer than to parse it.
 
-    def _consumer_record(self, tp: TopicPartition, record: Polled) -> Polled:
-        return record
+    What comes in the meantime is wrapped, and as good.
+    """
+    for result in fetcher._records.values():
+        records = getattr(result, "_partition_records", None)  # an error has none
+        if records is not None:
+            records._consumer_record = _as_parsed
 
 
-fetcher.PartitionRecords = _Unwrapped  # the fetcher has no other way to be told
+def _as_parsed(_: TopicPartition, record: Polled) -> Polled:
+    return record
 
 
 class Flow(Protocol):
@@ -524,6 +529,7 @@ class Thread(AIOKafkaConsumerThread):
     async def _drain(
         self, consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int]
     ) -> Mapping[TopicPartition, list[Polled]]:
+        _unwrap(consumer._fetcher)
         try:
             found: Mapping[TopicPartition, list[Polled]] = await consumer._fetcher.fetched_records(
                 list(positions), timeout=0, max_records=consumer._max_poll_records
