@@ -88,7 +88,7 @@ def test_nobody_gets_in_without_a_password(guarded: Guarded) -> None:
 def test_every_other_command_of_the_server_is_refused(guarded: Guarded, user: str) -> None:
     with guarded.client(OWNER) as owner:
         known = owner.execute_command("COMMAND")
-    refused, allowed, let_in = set(), set(), []
+    refused, allowed, let_in, containers = set(), set(), [], set()
     with guarded.client(user) as client:
         for name, facts in known.items():
             if "no_auth" in facts["flags"]:
@@ -103,15 +103,22 @@ def test_every_other_command_of_the_server_is_refused(guarded: Guarded, user: st
             except ResponseError as error:
                 if "NOPERM" in str(error) or isinstance(error, NoPermissionError):
                     refused.add(word)
+                elif "unknown subcommand" in str(error) or "DEBUG command not allowed" in str(error):
+                    containers.add(
+                        word
+                    )  # Redis 7 looks for the subcommand, or its setting, first: nothing was done
                 else:
                     let_in.append((word, str(error)))
-        for words in (("CLUSTER", "INFO"), ("CLUSTER", "RESET"), ("CLUSTER", "FORGET", "x")):
+        for words in (
+            *(("CLUSTER", "INFO"), ("CLUSTER", "RESET"), ("CLUSTER", "FORGET", "x"), ("CONFIG", "GET", "*")),
+            *(("ACL", "LIST"), ("SCRIPT", "FLUSH"), ("CLIENT", "KILL", "x:1")),
+        ):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*words)
     assert let_in == []
-    assert {"flushall", "keys", "config", "acl", "script", "shutdown", "debug"} <= refused
+    assert {"flushall", "keys", "config", "acl", "script", "shutdown", "debug"} <= refused | containers
     assert allowed == MAY[user]
-    assert len(refused) > 150
+    assert len(refused | containers) > 150
 
 
 @pytest.mark.parametrize("user", MAY)
