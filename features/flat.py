@@ -176,10 +176,11 @@ def _written_out(
     for k, (window, columns, timed) in enumerate(windows):
         j = f"j{window.delay}"
         if isinstance(window, Sliding):
-            lines.append(f"i = bisect_right(times, now - {window.reach})")
+            lines.append(f"begin = t - {window.reach}")
         else:
             known[f"start{k}"] = window.start
-            lines.append(f"i = bisect_right(times, start{k}(t) - t0)")
+            lines.append(f"begin = start{k}(t)")
+        lines.append("i = bisect_right(times, begin - t0)")
         for c, nullable, functions in columns:
             if c < 0:
                 lines.append(f"xs = range({j} - i)")
@@ -194,8 +195,7 @@ def _written_out(
                 lines.append(f"v{slot} = f{slot}({'total, size' if of_sum else 'xs'})")
         for part in timed:
             known[f"p{part.slot}"], known[f"f{part.slot}"] = part, part.aggregation.value
-            begin = f"t - {window.reach}" if isinstance(window, Sliding) else f"start{k}(t)"
-            cut = f"[(t0, times, cols, n)], [(i, {j})], {begin}, t - {window.delay}"
+            cut = f"[(t0, times, cols, n)], [(i, {j})], begin, t - {window.delay}"
             lines.append(f"v{part.slot} = f{part.slot}(events(p{part.slot}, {cut}))")
     body = "\n".join(
         f"    {line}" for line in [*lines, f"return [{', '.join(f'v{k}' for k in range(slots))}]"]

@@ -120,13 +120,7 @@ class FoldGroup:
 
     def _accept(self, key: bytes | None, value: bytes | None) -> Any:
         source = self.source
-        if value is None:
-            raise EventRefused("no_value", "the record has no value", where=source.topic)
-        if len(value) > source.max_bytes:
-            raise EventRefused(
-                "too_large", f"the record has {len(value)} bytes, more than {source.max_bytes}"
-            )
-        event = source.decode(value)
+        event = source.accept(value)
         if source.compacted and self._given(key) != source.key_bytes(event):
             raise EventRefused(
                 "other_key",

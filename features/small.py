@@ -27,7 +27,7 @@ Append = Callable[[bytes | None, int, int, Sequence[Any], int, int], bytes | Non
 
 # head and directory as `state` has them
 _BEGIN = struct.pack("<BBHI", FORMAT, 0, 1, 0)  # no flags, one block, none of them closed
-_HEAD = struct.Struct("<8sqqqq8xqBBHI")
+_HEAD = struct.Struct("<8sQqqq8xqBBHI")
 _FIELDS = struct.Struct("<qqq8xqBB")  # from the newest time on
 _NEWEST = 16
 _NO_BASE_NO_TILES = bytes(8)

@@ -117,6 +117,18 @@ class Source(Generic[E]):
             )
         return column
 
+    def accept(self, value: bytes | None) -> E:
+        """Returns the event of a record's value, if there is one of a size that is taken.
+
+        Raises:
+            EventRefused: there is none, it is too large, or `decode` refuses it.
+        """
+        if value is None:
+            raise EventRefused("no_value", "the record has no value", where=self.topic)
+        if len(value) > self.max_bytes:
+            raise EventRefused("too_large", f"the record has {len(value)} bytes, more than {self.max_bytes}")
+        return self.decode(value)
+
     def decode(self, value: bytes) -> E:
         """Returns the event of a record's value.
 

@@ -286,13 +286,7 @@ class Replay:
         value = self._values.get(letter.origin)
         if value is None:
             value = letter.record.value if letter.cut is None else self._whole(letter)
-        if value is None:
-            raise EventRefused("no_value", "the record has no value", where=source.topic)
-        if len(value) > source.max_bytes:
-            raise EventRefused(
-                "too_large", f"the record has {len(value)} bytes, more than {source.max_bytes}"
-            )
-        event = source.decode(value)
+        event = source.accept(value)
         for plan in self._project.plans_over(source):
             if plan.keep is None or plan.keep(event):
                 plan.extract(event)

@@ -86,6 +86,17 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("Ratio", parts=(Wanted("Last", "units"), Wanted("Max", "units"))),
 )
 
+# of numbers and hashes alone: what a small state can have
+PLAIN = (
+    Wanted("Count"),
+    Wanted("Sum", "amount"),
+    Wanted("Max", "fee"),
+    Wanted("Variance", "units"),
+    Wanted("Distinct", "shop"),
+    Wanted("DecayedSum", "amount", 50),
+    Wanted("TimeSinceLast"),
+)
+
 
 def ms(n: int) -> timedelta:
     return timedelta(milliseconds=n)

@@ -15,17 +15,8 @@ from features.state import State, decode, encode, opened, whole
 
 from . import oracle
 from .oracle import Wanted
-from .strategies import Bench, History, Payment, bench, histories, random_payment, windows_for
+from .strategies import PLAIN, Bench, History, Payment, bench, histories, random_payment, windows_for
 
-PLAIN = (
-    Wanted("Count"),
-    Wanted("Sum", "amount"),
-    Wanted("Max", "fee"),
-    Wanted("Variance", "units"),
-    Wanted("Distinct", "shop"),
-    Wanted("DecayedSum", "amount", 50),
-    Wanted("TimeSinceLast"),
-)
 COUNTED = (Wanted("Count"),)
 
 

@@ -15,19 +15,9 @@ from features.small import newest_of, stamp_of
 from features.state import encode, newest_event, opened, whole
 from features.store import NO_TOPIC, Adoption, Position
 from tests.features import oracle
-from tests.features.oracle import Wanted
-from tests.features.strategies import Bench, bench, random_payment
+from tests.features.strategies import PLAIN, Bench, bench, random_payment
 
 LATENESS = 10
-PLAIN = (
-    Wanted("Count"),
-    Wanted("Sum", "amount"),
-    Wanted("Max", "fee"),
-    Wanted("Variance", "units"),
-    Wanted("Distinct", "shop"),
-    Wanted("DecayedSum", "amount", 50),
-    Wanted("TimeSinceLast"),
-)
 
 
 @cache
