@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -45,6 +46,16 @@ _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # likewise
 
 _DISTRUST = (KafkaError._AUTHENTICATION, KafkaError._SSL)
+_LED_ELSEWHERE = (  # or by nobody for the moment; the client calls few of them retriable
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError._NOENT,
+)
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 _Answer = TypeVar("_Answer")
@@ -127,6 +138,7 @@ class LogReader:
         self._bootstrap = self._brokers.bootstrap
         self._timeout = timeout
         self._noted = Noted()
+        self._mock: bool | None = None  # whether the broker is an embedded one, once that is known
         self._admin = AdminClient(self._config(), logger=librdkafka_log)  # type: ignore[arg-type]  # callbacks too
 
     def partitions(self, topic: str) -> int:
@@ -177,7 +189,7 @@ class LogReader:
             TopicUnusable: A topic or partition does not exist.
             BrokerUnreachable: Nobody answered in time.
         """
-        ids = self._topic_ids({partition.topic for partition in partitions})
+        ids = self.topic_ids({partition.topic for partition in partitions})
         earliest = self._offsets(partitions, _EARLIEST)
         highwater = self._offsets(partitions, _LATEST)
         return {p: Bounds(ids[p.topic], earliest[p], highwater[p]) for p in partitions}
@@ -259,8 +271,16 @@ class LogReader:
             self.bounds_of([partition])[partition].check(partition, start)
         raise LogUnreadable(*partition, start, error.str())
 
-    def _topic_ids(self, topics: set[str]) -> dict[str, bytes]:
-        if self._cluster_id().startswith(_MOCK):
+    def topic_ids(self, topics: Collection[str]) -> dict[str, bytes]:
+        """Return the ids of topics; `NO_TOPIC_ID` where the broker gives none.
+
+        Raises:
+            TopicUnusable: There is no such topic.
+            BrokerUnreachable: Nobody answered in time.
+        """
+        if self._mock is None:
+            self._mock = self._cluster_id().startswith(_MOCK)
+        if self._mock:
             return dict.fromkeys(topics, NO_TOPIC_ID)
         asked: dict[str, Future[TopicDescription]] = self._admin.describe_topics(
             TopicCollection(sorted(topics)), request_timeout=self._timeout
@@ -290,20 +310,32 @@ class LogReader:
             asked: dict[TopicPartition, Future[ListOffsetsResultInfo]] = self._admin.list_offsets(
                 {TopicPartition(*partition): spec for partition in partitions if partition not in found},
                 isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=self._timeout,
+                request_timeout=self._timeout / 2,  # so that there is time to ask another leader
             )
             for topic_partition, answer in asked.items():
                 partition = Partition(topic_partition.topic, topic_partition.partition)
                 try:
-                    found[partition] = self._waited(answer, f"read the bounds of {partition.topic}").offset
+                    offset = self._waited(answer, f"read the bounds of {partition.topic}").offset
+                    if offset >= 0:
+                        found[partition] = offset
+                    elif time.monotonic() > deadline:  # what a broker left unanswered comes like this
+                        what = f"read the bounds of {partition.topic}"
+                        raise self._noted.failure(self._bootstrap, what, "no offset")
                 except KafkaException as error:
                     # A partition that was just made, or that moves, has no leader for a moment.
-                    if not error.args[0].retriable() or time.monotonic() > deadline:
+                    again = error.args[0].retriable() or error.args[0].code() in _LED_ELSEWHERE
+                    if not again or time.monotonic() > deadline:
                         what = f"read the bounds of {partition.topic}"
                         raise self._failure(what, partition.topic, error) from None
             if len(found) < len(set(partitions)):
                 time.sleep(_AGAIN)
+                self._learn_leaders()
         return found
+
+    def _learn_leaders(self) -> None:
+        # The client goes on asking by the leaders and epochs that it remembers: it refreshes them for consumers only.
+        with contextlib.suppress(KafkaException):  # the next attempt tells why
+            self._admin.list_topics(timeout=self._timeout)
 
     def _waited(self, answer: Future[_Answer], what: str) -> _Answer:
         try:

@@ -1,4 +1,4 @@
-"""A real Apache Kafka, one node, for the tests that must not trust an imitation."""
+"""A real Apache Kafka for the tests that must not trust an imitation: one node, or a part of a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -28,6 +28,19 @@ _ADMIN_SECONDS = 60.0
 _PORT_TRIES = 5
 
 
+class Node(NamedTuple):
+    """Which node of which cluster a server is; by default the only one of its own."""
+
+    number: int = 1
+    cluster_id: str = ""
+    controllers: Mapping[int, int] = MappingProxyType({})  # ports of all controllers, by the node's number
+
+
+def new_cluster_id() -> str:
+    """A name for a cluster: 16 bytes in base64, as Kafka wants them."""
+    return f"h{secrets.token_urlsafe(15)}A"
+
+
 class KafkaServer:
     """A broker and its controller in one JVM (KRaft) on loopback, ending with the process that started it."""
 
@@ -39,14 +52,16 @@ class KafkaServer:
         heap: str,
         beside: Mapping[str, int],
         more: Mapping[str, str],
+        node: Node = Node(),
     ) -> None:
+        self._node = node
         self._folder = folder
         self._port = port
         self._controller_port = controller_port
         self._heap = heap
         self._beside = dict(beside)
         self._more = dict(more)
-        self._cluster_id = f"h{secrets.token_urlsafe(15)}A"  # 16 bytes in base64, as Kafka wants them
+        self._cluster_id = node.cluster_id or new_cluster_id()
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -74,8 +89,9 @@ class KafkaServer:
         for attempt in range(1, _PORT_TRIES + 1):
             server = cls(folder, port or free_port(), free_port(), heap, beside, more)
             try:
-                server._format()
-                server._spawn()
+                server.format()
+                server.spawn()
+                server.wait_until_ready()
             except RuntimeError as error:
                 # Another process may take a port between our look and the server's bind: then look again.
                 if attempt == _PORT_TRIES or port is not None or "Address already in use" not in str(error):
@@ -95,10 +111,14 @@ class KafkaServer:
         """The process of the server, None while it does not run."""
         return None if self._process is None else self._process.pid
 
-    def create_topic(self, name: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
+    def create_topic(
+        self, name: str, partitions: int, config: Mapping[str, str] | None = None, replicas: int = 1
+    ) -> None:
         """Create a topic and return when all its partitions have a leader."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
+        topic = NewTopic(
+            name, num_partitions=partitions, replication_factor=replicas, config=dict(config or {})
+        )
         admin.create_topics([topic], operation_timeout=_ADMIN_SECONDS)[name].result(_ADMIN_SECONDS)
         deadline = time.monotonic() + _ADMIN_SECONDS
         while time.monotonic() < deadline:
@@ -125,10 +145,16 @@ class KafkaServer:
         """End the server at once, as a crash would."""
         self._end(signal.SIGKILL)
 
+    def send(self, how: signal.Signals) -> None:
+        """Send a signal to the server, which must run."""
+        assert self._process is not None
+        self._process.send_signal(how)
+
     def restart(self) -> None:
         """Start again on the same ports and data; ends the server first where it runs."""
         self.stop()
-        self._spawn()
+        self.spawn()
+        self.wait_until_ready()
 
     def __enter__(self) -> Self:
         return self
@@ -138,11 +164,14 @@ class KafkaServer:
     ) -> None:
         self.stop()
 
-    def _format(self) -> None:
+    def format(self) -> None:
+        """Prepare the folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._properties_file.write_text(self._properties())
         tool = subprocess.run(
             [
-                *(*self._java(), "kafka.tools.StorageTool", "format", "--standalone"),
+                *(*self._java(), "kafka.tools.StorageTool", "format"),
+                *([] if self._node.controllers else ["--standalone"]),
                 *("--cluster-id", self._cluster_id, "--config", str(self._properties_file)),
             ],
             capture_output=True,
@@ -151,7 +180,8 @@ class KafkaServer:
         if tool.returncode != 0:
             raise RuntimeError(f"Kafka cannot format its folder: {tool.stdout}{tool.stderr}")
 
-    def _spawn(self) -> None:
+    def spawn(self) -> None:
+        """Start the process and return at once; only the main thread may do it."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 tied_to_parent([*self._java(), "kafka.Kafka", str(self._properties_file)]),
@@ -160,9 +190,11 @@ class KafkaServer:
                 stderr=log,
                 start_new_session=True,
             )
-        self._wait_until_ready(self._process)
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def wait_until_ready(self) -> None:
+        """Return when the server answers a request for metadata with brokers."""
+        process = self._process
+        assert process is not None
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
             if _ended(process, within=0.02):
@@ -216,14 +248,14 @@ class KafkaServer:
             f"{name}={value}"
             for name, value in {
                 "process.roles": "broker,controller",
-                "node.id": "1",
+                "node.id": str(self._node.number),
                 "listeners": ",".join(f"{name}://{address}" for name, address in listeners.items()),
                 # of all listeners, since Kafka knows that of the controller only where the others are plain
                 "listener.security.protocol.map": ",".join(
                     f"{name}:{'PLAINTEXT' if name == 'CONTROLLER' else name}" for name in listeners
                 ),
                 "controller.listener.names": "CONTROLLER",
-                "controller.quorum.bootstrap.servers": controller,
+                **self._quorum(controller),
                 "log.dirs": str(self._data),
                 # One node holds everything, and a group forms as soon as its first member is there.
                 "offsets.topic.replication.factor": "1",
@@ -246,6 +278,13 @@ class KafkaServer:
                 **self._more,
             }.items()
         )
+
+    def _quorum(self, controller: str) -> dict[str, str]:
+        controllers = self._node.controllers
+        if not controllers:
+            return {"controller.quorum.bootstrap.servers": controller}
+        voters = (f"{number}@127.0.0.1:{port}" for number, port in controllers.items())
+        return {"controller.quorum.voters": ",".join(voters)}
 
     @property
     def _data(self) -> Path:

@@ -33,6 +33,7 @@ from streams.log import LogReader, Partition
 from streams.producer import Outgoing, Producer
 from tests.parts.broker import Broker
 from tests.parts.kafka import KafkaServer
+from tests.parts.kafka_cluster import KafkaCluster
 from tests.streams import runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,13 +53,24 @@ def _nursery() -> ForkServerContext:
 
 
 class Process:
-    """One worker process. It ends with the test."""
+    """One process: a worker, or what else `runner` can be. It ends with the test."""
 
-    def __init__(self, options: dict[str, Any], said: Path, trace: Path | None) -> None:
+    def __init__(
+        self,
+        options: dict[str, Any],
+        said: Path,
+        trace: Path | None,
+        target: Callable[[dict[str, Any], str, str | None], None] = runner.main,
+    ) -> None:
         self._said = said
         arguments = (options, str(said), None if trace is None else str(trace))
-        self._process = _nursery().Process(target=runner.main, args=arguments, daemon=True)
+        self._process = _nursery().Process(target=target, args=arguments, daemon=True)
         self._process.start()
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._process.exitcode
 
     def send(self, how: signal.Signals) -> None:
         self.check()
@@ -218,7 +230,7 @@ async def rig(
     """
     topics = topics_of(project, partitions)
     for topic, count in [*topics.items(), *((dead_letter_topic(topic), 1) for topic in topics)]:
-        if isinstance(broker, KafkaServer):
+        if isinstance(broker, KafkaServer | KafkaCluster):
             # the events are old
             broker.create_topic(topic, count, config.get(topic, {"retention.ms": "-1"}))
         else:
