@@ -11,6 +11,7 @@ StreamsError
    |- GroupRefused         the broker does not let this worker into the group
    |- LogTruncated         the log no longer holds the offset to resume from
    |- LogAhead             the offset to resume from lies beyond the end of the log
+   |- TopicRecreated       the topic that is read was deleted and made anew
    |- PredictionGone       the log no longer holds a prediction whose sample is due
    |- LogUnreadable        the broker or the client refuses to read on
    |- SpoolDamaged         a file of a spooled log is not what was written
@@ -102,6 +103,16 @@ class LogAhead(Fatal):
             f"Cannot resume {topic}/{partition} at offset {offset}: the log ends at {highwater}. It was cut "
             "or made anew, and its offsets now mean other events. Rebuild the state from this log, or name "
             "the broker that has the right one."
+        )
+
+
+class TopicRecreated(Fatal):
+    """The topic is another one than was claimed, although it has the name."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(
+            f"Cannot read on in {topic}: it was deleted and created again, and its offsets mean other records now. "
+            "Name a new topic version, or remove the old features with a new project name."
         )
 
 

@@ -34,7 +34,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from .errors import GroupRefused, LogUnreadable, PollLost, StreamsError
+from .errors import BrokerUnreachable, GroupRefused, LogUnreadable, PollLost, StreamsError, TopicRecreated
 from .log import Bounds, Partition
 
 
@@ -77,6 +77,8 @@ __all__ = [
 log = logging.getLogger("headrace.worker")
 
 _GROUP_EVERY = 0.1  # seconds between two looks for an error of the group
+_GENUINE = 0.1  # seconds for which topics that were looked at are taken for the same
+_AGAIN = 0.5  # seconds between two attempts to look at them
 _WAIT = 0.25  # seconds that a poll waits for records before it looks whether other partitions are wanted
 _T = TypeVar("_T")
 
@@ -203,6 +205,9 @@ class Client(Protocol):
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """Return where logs end now."""
 
+    async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        """Return which topics these names mean now."""
+
     async def move(self, offsets: Mapping[Partition, int]) -> None:
         """Make the next records taken start at these offsets; partitions no longer owned are left out."""
 
@@ -233,6 +238,8 @@ class Carrier:
         self._polling: frozenset[Partition] = frozenset()
         self._calls_when_idle = -1
         self._closed = False
+        self._topic_ids: dict[str, bytes] = {}  # of what was claimed
+        self._genuine = 0.0  # when they were still the same
         processor.attach(self)
 
     def seek(self, partition: Partition, offset: int) -> None:
@@ -286,7 +293,9 @@ class Carrier:
             with self._guard():
                 if self._closed or self.failed.done() or partitions == self.readings.keys():
                     return
+                self._genuine = time.monotonic()
                 bounds = await self._kafka.bounds(partitions)
+                self._topic_ids = {p.topic: found.topic_id for p, found in bounds.items()}
                 self.calls += 1
                 offsets = await self._processor.assigned(partitions, bounds)
                 for partition in partitions:
@@ -361,11 +370,40 @@ class Carrier:
             if self._closed or self.failed.done() or self.readings.get(poll.partition) is not poll.reading:
                 return
             with self._guard():
+                await self._check_topics()
                 self.calls += 1
                 await self._processor.polled(poll.partition, poll.fetched.records, poll.fetched.highwater)
                 poll.reading.delivered = poll.fetched.end
                 poll.reading.busy = False
         self._look()
+
+    async def _check_topics(self) -> None:
+        """Look whether records that have come are of the topics that were claimed.
+
+        aiokafka reads by names: where a topic is deleted and made anew under one that sleeps, or that is cut off,
+        it goes on at the same offset of other records. So nothing that came after a while is passed on before the
+        topics were looked at once more.
+
+        Raises:
+            TopicRecreated: A topic is another one.
+            TopicUnusable: A topic is gone.
+        """
+        told = False
+        while self._topic_ids and time.monotonic() - self._genuine > _GENUINE:
+            now = time.monotonic()
+            try:
+                found = await self._kafka.topic_ids(self._topic_ids)
+            except BrokerUnreachable as error:
+                if not told:
+                    log.warning("paused: %s", error)
+                    told = True
+                await asyncio.sleep(_AGAIN)
+                continue
+            for topic, known in self._topic_ids.items():
+                if found[topic] != known:
+                    raise TopicRecreated(topic)
+            self._genuine = now
+            return
 
     async def idle(self) -> None:
         """Give the processor a turn if it had none since the last time and nothing is on its way to it."""
@@ -627,6 +665,7 @@ class Consumer(FaustConsumer):
     thread: ClassVar[type[Thread]]
     read_bounds: ClassVar[Callable[[frozenset[Partition]], Awaitable[Mapping[Partition, Bounds]]]]
     read_ends: ClassVar[Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]]]
+    read_ids: ClassVar[Callable[[Collection[str]], Awaitable[Mapping[str, bytes]]]]
     lull: ClassVar[float]
 
     _thread: Thread
@@ -650,6 +689,10 @@ class Consumer(FaustConsumer):
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """See `Client`."""
         return await type(self).read_ends(partitions)
+
+    async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        """See `Client`."""
+        return await type(self).read_ids(topics)
 
     async def move(self, offsets: Mapping[Partition, int]) -> None:
         """See `Client`."""
@@ -748,6 +791,7 @@ def transport(
     carrier: Carrier,
     read_bounds: Callable[[frozenset[Partition]], Awaitable[Mapping[Partition, Bounds]]],
     read_ends: Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]],
+    read_ids: Callable[[Collection[str]], Awaitable[Mapping[str, bytes]]],
     settings: Mapping[str, Any],
     lull: float,
 ) -> type[FaustTransport]:
@@ -759,6 +803,7 @@ def transport(
         carrier: Who gets the polls.
         read_bounds: Reads what partitions hold.
         read_ends: Reads where partitions end.
+        read_ids: Reads the ids of topics.
         settings: Further arguments of aiokafka's consumer.
         lull: Seconds without a poll after which the processor's `idle` is called.
     """
@@ -768,6 +813,7 @@ def transport(
         "thread": thread,
         "read_bounds": staticmethod(read_bounds),
         "read_ends": staticmethod(read_ends),
+        "read_ids": staticmethod(read_ids),
         "lull": lull,
     }
     consumer = type("Consumer", (Consumer,), members)

@@ -77,6 +77,7 @@ async def run(
         TopicUnusable: A topic is missing or has another number of partitions.
         LogTruncated: A log no longer holds the offset to resume from.
         LogAhead: A log ends before the offset to resume from.
+        TopicRecreated: A topic was deleted and made anew.
         Stalled: Reading stands still.
         Exception: Whatever the processor raises.
     """
@@ -91,6 +92,10 @@ async def run(
         async with turn:
             return await asyncio.to_thread(reader.highwaters, partitions)
 
+    async def read_ids(topics: Collection[str]) -> Mapping[str, bytes]:
+        async with turn:
+            return await asyncio.to_thread(reader.topic_ids, topics)
+
     settings = {
         "group_instance_id": instance,
         "session_timeout_ms": round(session_timeout * 1000),
@@ -100,7 +105,7 @@ async def run(
         **brokers.aiokafka(),
         **(client or {}),
     }
-    kind = transport(carrier, read_bounds, read_ends, settings, lull)
+    kind = transport(carrier, read_bounds, read_ends, read_ids, settings, lull)
     app = _app(group, topics, brokers.bootstrap, carrier, kind)
     turn = asyncio.Lock()
     with _stop_on(signals) as stop, LogReader(brokers, broker_timeout) as reader:
