@@ -79,6 +79,7 @@ async def work(
     hold: float = 30.0,
     instance: str | None = None,
     session_timeout: float = 10.0,
+    stall_timeout: float = 10.0,
     metrics: Metrics | None = None,
     signals: bool = True,
 ) -> None:
@@ -114,6 +115,7 @@ async def work(
             metrics or Metrics(),
             recall,
             hold=hold,
+            stall=stall_timeout,
         )
         engine = Engine(context, roles)
         whole = frozenset(roles) == frozenset(ROLES)

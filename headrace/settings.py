@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     session_timeout: float = Field(
         10.0, gt=0, description="Seconds until the work of a dead worker is taken over."
     )
+    stall_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds a partition may stand still while its log grows; then it is claimed again.",
+    )
 
     @field_validator("redis")
     @classmethod

@@ -81,6 +81,9 @@ class Context:
     metrics: Metrics
     recall: Recall | None = None  # for joins whose vectors wait in the log
     hold: float = 30.0  # seconds that a request may wait for the sources it reads, while these catch up
+    stall: float = (
+        10.0  # seconds that a partition may stand still while its log grows; then it is claimed again
+    )
     cache: int = 100_000  # decoded states for each partition
     pending: int = 20_000  # requests of a partition that may wait to be scored
     monotonic: Callable[[], float] = time.monotonic  # seconds, for waits

@@ -28,6 +28,7 @@ from .learn_stage import LearnStage
 from .log import Bounds, Partition
 from .score_stage import ScoreStage, outcomes_read
 from .stage import Rewound, Stage
+from .stalls import Stall, Stalls, Stand
 from .transport import Flow
 
 log = logging.getLogger("headrace.worker")
@@ -56,6 +57,7 @@ class Engine:
         self._folds: dict[Group, FoldStage] = {}
         self._flow: Flow | None = None
         self._checked = context.monotonic()
+        self._stalls = Stalls(context.stall)
         project = context.deployment.project
         self._sources = {source.topic: source for source in project.sources}
         self._logs = {model.log_topic: model for model in project.models}
@@ -105,14 +107,17 @@ class Engine:
         if self._elsewhere is not None:
             await self._elsewhere.close()
         for partition in partitions:
-            for stage in self.stages.pop(partition, []):
-                try:
-                    await stage.finish()
-                except Rewound:
-                    log.info("%s: moved on while it was given up", stage.group.name)
+            await self._give_up(partition)
         self.context.metrics.lag.clear()  # whoever takes them over tells of them; what is kept follows at once
         self.context.metrics.held.clear()
         self._bind()
+
+    async def _give_up(self, partition: Partition) -> None:
+        for stage in self.stages.pop(partition, []):
+            try:
+                await stage.finish()
+            except Rewound:
+                log.info("%s: moved on while it was given up", stage.group.name)
 
     def _bind(self) -> None:
         """Tells the stages who folds what, after the partitions of this process have changed."""
@@ -206,12 +211,54 @@ class Engine:
             stages.setdefault(stage.group, []).append(stage)
         wanted = {g: [keys.position(g.tag, s.reader) for s in some] for g, some in stages.items()}
         found = await self.context.patiently("read positions", lambda: store.read(wanted))
+        nexts: dict[Partition, tuple[int, ...]] = {}
         for group, some in stages.items():
-            for stage, stored in zip(some, found[group].values, strict=True):
+            for stage, value in zip(some, found[group].values, strict=True):
+                stored = Position.start(NO_TOPIC) if value is None else Position.unpack(value)
+                nexts[stage.partition] = (*nexts.get(stage.partition, ()), stored.next)
                 try:
-                    await stage.check(Position.start(NO_TOPIC) if stored is None else Position.unpack(stored))
+                    await stage.check(stored)
                 except Rewound:
                     self._reread(stage.partition)
+        for stall in self._stalls.look(self.context.monotonic(), self._stands(nexts)):
+            await self._claim_again(stall)
+
+    def _stands(self, nexts: Mapping[Partition, tuple[int, ...]]) -> dict[Partition, Stand]:
+        """Returns where the partitions stand that should move, which are not those that wait for something.
+
+        One that another worker has taken over moves with that worker, unless there is none: a claim that was on its way
+        when its owner lost the partition, or died, takes it over from the one that the group has given it to since.
+        """
+        stands: dict[Partition, Stand] = {}
+        flow = self._flow
+        for partition, stored in nexts.items():
+            if flow is None:
+                continue
+            end = flow.highwater(partition)
+            if any(stage.fenced for stage in self.stages[partition]):
+                stands[partition] = Stand(stored, end)
+            elif self.wants(partition):
+                stands[partition] = Stand((flow.position(partition),), end)
+        return stands
+
+    async def _claim_again(self, stall: Stall) -> None:
+        """Gives a partition up that stands still, and claims it anew."""
+        partition, (positions, end), seconds = stall
+        log.warning(
+            "%s/%d has stood at %d for %.0f s while its log has grown to %d: claiming it again",
+            *partition,
+            min(positions),
+            seconds,
+            end,
+        )
+        self.context.metrics.restarts.labels(partition.topic).inc()
+        first = self.stages[partition][0].position
+        await self._give_up(partition)
+        stages = await self._claim(partition, Bounds(first.topic_id, first.first, end))
+        self.stages[partition] = stages
+        self._bind()
+        if self._flow is not None:
+            self._flow.seek(partition, min(stage.next for stage in stages))
 
     def _look(self) -> None:
         flow = self._flow

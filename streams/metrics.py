@@ -118,3 +118,9 @@ class Metrics:
         self.fenced = Counter(
             "headrace_fenced_total", "Partitions lost to another owner", ["topic"], registry=r
         )
+        self.restarts = Counter(
+            "headrace_restarts_total",
+            "Partitions claimed again because they stood still while their logs grew",
+            ["topic"],
+            registry=r,
+        )

@@ -9,13 +9,14 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterable, Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from .errors import BrokerUnreachable, Stalled, StreamsError, TopicUnusable
 from .log import Bounds, LogReader, Partition
 from .security import Brokers, Kafka
+from .stalls import Stalls, Stand
 from .transport import (
     App,
     BootStrategy,
@@ -259,7 +260,7 @@ async def _watch(carrier: Carrier, patience: float) -> NoReturn:
 
     aiokafka is known to stop fetching for good in rare cases; a new process helps.
     """
-    watchdog = Watchdog(patience)
+    stalls = Stalls(patience)
     call = None
     while True:
         await asyncio.sleep(patience / _LOOKS)
@@ -271,40 +272,6 @@ async def _watch(carrier: Carrier, patience: float) -> NoReturn:
             ends = await carrier.ends(list(carrier.readings))
         except BrokerUnreachable:
             ends = {}
-        watchdog.look(time.monotonic(), waiting, ends)
-
-
-class _Stand(NamedTuple):
-    position: int
-    since: float
-
-
-class Watchdog:
-    """Tells reading that stands still from reading that has nothing to read."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._stands: dict[Partition, _Stand] = {}
-
-    def look(self, now: float, positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
-        """Compare where reading stands with where it stood.
-
-        Args:
-            now: Monotonic seconds.
-            positions: Where reading stands; partitions left out are excused, and begin anew when they return.
-            ends: The ends of the logs; partitions left out are excused likewise.
-
-        Raises:
-            Stalled: A partition has stood short of the end of its log for as long as there was patience.
-        """
-        stands = {}
-        for partition, position in positions.items():
-            if ends.get(partition, position) <= position:
-                continue
-            stand = self._stands.get(partition)
-            if stand is None or stand.position != position:
-                stand = _Stand(position, now)
-            if now - stand.since >= self._patience:
-                raise Stalled(*partition, position, ends[partition], now - stand.since)
-            stands[partition] = stand
-        self._stands = stands
+        stands = {p: Stand((position,), ends[p]) for p, position in waiting.items() if p in ends}
+        for stall in stalls.look(time.monotonic(), stands):
+            raise Stalled(*stall.partition, min(stall.stand.positions), stall.stand.end, stall.seconds)

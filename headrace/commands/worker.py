@@ -55,6 +55,13 @@ def worker(
             help="Seconds until a dead worker is replaced. [env: HEADRACE_SESSION_TIMEOUT]",
         ),
     ] = None,
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--stall-timeout",
+            help="Seconds until a partition that stands still is claimed again. [env: HEADRACE_STALL_TIMEOUT]",
+        ),
+    ] = None,
 ) -> None:
     """Run a worker: fold events, score requests, join labels, learn. SIGTERM and Ctrl-C end it well."""
     unknown = [name for name in role or [] if name not in _ROLES]
@@ -68,6 +75,7 @@ def worker(
         metrics_port=metrics_port,
         hold=hold,
         session_timeout=session_timeout,
+        stall_timeout=stall_timeout,
     )
     import uvloop
 
@@ -98,6 +106,7 @@ async def _run(loaded: Any, config: Settings, roles: tuple[str, ...]) -> None:
                 hold=config.hold,
                 instance=config.instance,
                 session_timeout=config.session_timeout,
+                stall_timeout=config.stall_timeout,
                 metrics=metrics,
             )
         finally:

@@ -19,10 +19,10 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.errors import BrokerUnreachable, LogAhead, LogTruncated, PollLost, Stalled, TopicUnusable
+from streams.errors import BrokerUnreachable, LogAhead, LogTruncated, PollLost, TopicUnusable
 from streams.log import NO_TOPIC_ID, Bounds, Partition
 from streams.transport import Carrier, Fetched, Flow, Polled, Reading
-from streams.worker import Watchdog, run
+from streams.worker import run
 from tests.parts.broker import Broker
 
 WAIT = 120.0  # a guard against hanging, not a claim about speed
@@ -676,28 +676,6 @@ async def test_polls_of_an_older_reading_are_dropped() -> None:
     carrier.readings[partition] = Reading(10, 20)
     await carrier.deliver(poll)
     assert store.count == 0
-
-
-def test_the_watchdog_bites_when_reading_stands_short_of_the_end() -> None:
-    partition = Partition("t", 0)
-    watchdog = Watchdog(30.0)
-    for now in range(0, 30, 5):
-        watchdog.look(now, {partition: 7}, {partition: 9 + now})
-    with pytest.raises(Stalled, match="t/0 has stood at offset 7 for 30 s while the log grew to 50"):
-        watchdog.look(30, {partition: 7}, {partition: 50})
-
-
-def test_the_watchdog_does_not_bite_a_reader_that_is_at_the_end_or_moves_or_is_not_wanted() -> None:
-    partition = Partition("t", 0)
-    watchdog = Watchdog(30.0)
-    for now in range(0, 300, 5):
-        watchdog.look(now, {partition: 7}, {partition: 7})
-    watchdog.look(300, {partition: 7}, {partition: 8})  # the log has just begun to grow again
-    for now in range(305, 600, 5):
-        watchdog.look(now, {partition: now}, {partition: 10_000})
-    for now in range(600, 900, 25):
-        watchdog.look(now, {partition: 600}, {partition: 10_000})
-        watchdog.look(now + 20, {}, {partition: 10_000})
 
 
 def test_importing_the_worker_leaves_the_command_line_alone() -> None:
