@@ -39,6 +39,19 @@ class RedisFiles:
         with file.open("r+b") as opened:
             opened.truncate(max(0, file.stat().st_size - count))
 
+    def rewrite(self) -> None:
+        """Let the server that has come back write its file anew, as whoever runs it should after a torn one.
+
+        Redis leaves the whole commands of a torn transaction in the file. At the next start they are carried out with
+        the first transaction behind them, so after a second loss states could stand beside an older position.
+        """
+        with redis.Redis.from_url(self._server.url) as client:
+            client.bgrewriteaof()
+            while True:
+                found = client.info("persistence")
+                if not found["aof_rewrite_in_progress"] and not found["aof_rewrite_scheduled"]:
+                    break
+
     def restore(self) -> None:
         """Put the backup in the place of all that the killed server had."""
         shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)

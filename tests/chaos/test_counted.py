@@ -77,6 +77,8 @@ async def test_every_rewind_of_a_torn_file_or_an_older_backup_is_told_and_mended
             else:
                 files.tear(min(tail, round(4_000 * chance.random())))
             server.restart()
+            if not older:
+                files.rewrite()
             await store.close()
             store = RedisStore(server.url)
             for group, believed in stands.items():

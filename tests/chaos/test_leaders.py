@@ -25,7 +25,7 @@ def synced(admin: AdminClient, whether: bool) -> None:
             return
 
 
-def test_ends_of_logs_are_told_while_leaders_move(tmp_path: Path) -> None:
+def test_ends_of_logs_are_told_while_leaders_move(java: None, tmp_path: Path) -> None:
     """A worker asks all its life by one client, which remembered the leaders' epochs and never looked again."""
     with (
         KafkaCluster.start(tmp_path, 3) as cluster,
@@ -44,7 +44,7 @@ def test_ends_of_logs_are_told_while_leaders_move(tmp_path: Path) -> None:
         assert reader.highwaters(WANTED) == ENDS
 
 
-def test_ends_of_logs_are_told_when_the_only_broker_is_back(tmp_path: Path) -> None:
+def test_ends_of_logs_are_told_when_the_only_broker_is_back(java: None, tmp_path: Path) -> None:
     with KafkaServer.start(tmp_path) as server, LogReader(server.bootstrap, timeout=60.0) as reader:
         server.create_topic(TOPIC, 3)
         reader.highwaters(WANTED)
