@@ -293,8 +293,7 @@ class Carrier:
             with self._guard():
                 if self._closed or self.failed.done() or partitions == self.readings.keys():
                     return
-                self._genuine = time.monotonic()
-                bounds = await self._kafka.bounds(partitions)
+                bounds = await self._asked(lambda: self._kafka.bounds(partitions))
                 self._topic_ids = {p.topic: found.topic_id for p, found in bounds.items()}
                 self.calls += 1
                 offsets = await self._processor.assigned(partitions, bounds)
@@ -388,22 +387,28 @@ class Carrier:
             TopicRecreated: A topic is another one.
             TopicUnusable: A topic is gone.
         """
+        if not self._topic_ids or time.monotonic() - self._genuine <= _GENUINE:
+            return
+        found = await self._asked(lambda: self._kafka.topic_ids(self._topic_ids))
+        for topic, known in self._topic_ids.items():
+            if found[topic] != known:
+                raise TopicRecreated(topic)
+
+    async def _asked(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the broker until it answers; notes when that was begun, for the topics were there by then."""
         told = False
-        while self._topic_ids and time.monotonic() - self._genuine > _GENUINE:
+        while True:
             now = time.monotonic()
             try:
-                found = await self._kafka.topic_ids(self._topic_ids)
+                answer = await ask()
             except BrokerUnreachable as error:
                 if not told:
                     log.warning("paused: %s", error)
                     told = True
                 await asyncio.sleep(_AGAIN)
-                continue
-            for topic, known in self._topic_ids.items():
-                if found[topic] != known:
-                    raise TopicRecreated(topic)
-            self._genuine = now
-            return
+            else:
+                self._genuine = now
+                return answer
 
     async def idle(self) -> None:
         """Give the processor a turn if it had none since the last time and nothing is on its way to it."""

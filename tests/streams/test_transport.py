@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.errors import BrokerUnreachable, LogAhead, LogTruncated, PollLost, TopicUnusable
+from streams.errors import BrokerUnreachable, LogAhead, LogTruncated, PollLost, TopicRecreated, TopicUnusable
 from streams.log import NO_TOPIC_ID, Bounds, Partition
 from streams.transport import Carrier, Fetched, Flow, Polled, Reading
 from streams.worker import run
@@ -661,6 +661,64 @@ async def test_polls_that_do_not_join_up_end_the_worker() -> None:
     with pytest.raises(PollLost, match="starts at offset 12, not 10"):
         await carrier.failed
     assert carrier.open() == {}
+
+
+class AwayAtFirst:
+    """A client whose broker does not answer the first questions, and has another topic from some time on."""
+
+    def __init__(self, away: int) -> None:
+        self.away = away
+        self.topic_id = b"a" * 16
+
+    async def bounds(self, partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
+        await self._answer()
+        return {partition: Bounds(self.topic_id, 0, 20) for partition in partitions}
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        return dict.fromkeys(partitions, 20)
+
+    async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        await self._answer()
+        return dict.fromkeys(topics, self.topic_id)
+
+    async def move(self, offsets: Mapping[Partition, int]) -> None: ...
+
+    async def publish(self, offsets: Mapping[Partition, int]) -> None: ...
+
+    def wake(self) -> None: ...
+
+    async def _answer(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise BrokerUnreachable("broker:9092", "read the bounds of t", "it restarts")
+
+
+async def test_a_claim_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the worker, so a restart of brokers that came with a rebalance took the workers with it."""
+    monkeypatch.setattr("streams.transport._AGAIN", 0.0)
+    carrier = Carrier(Folding(Store()), {"t": 1})
+    carrier.client = AwayAtFirst(3)
+    await carrier.claim(frozenset({Partition("t", 0)}))
+    carrier.check()
+    assert set(carrier.readings) == {Partition("t", 0)}
+
+
+async def test_what_came_from_another_topic_of_the_name_is_not_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streams.transport._AGAIN", 0.0)
+    monkeypatch.setattr("streams.transport._GENUINE", 0.0)
+    partition, store = Partition("t", 0), Store()
+    carrier = Carrier(Folding(store), {"t": 1})
+    carrier.client = client = AwayAtFirst(0)
+    await carrier.claim(frozenset({partition}))
+    record: Any = object()
+    (poll,) = carrier.take(carrier.open(), {partition: Fetched(0, 1, 20, [record])})
+    client.topic_id, client.away = b"b" * 16, 3
+    await carrier.deliver(poll)
+    with pytest.raises(TopicRecreated, match="deleted and created again"):
+        carrier.check()
+    assert store.count == 0
 
 
 async def test_polls_of_an_older_reading_are_dropped() -> None:
