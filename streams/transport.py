@@ -77,7 +77,10 @@ __all__ = [
 log = logging.getLogger("headrace.worker")
 
 _GROUP_EVERY = 0.1  # seconds between two looks for an error of the group
-_GENUINE = 0.1  # seconds for which topics that were looked at are taken for the same
+_GENUINE = 1.0  # seconds for which topics that were looked at are taken for the same
+_GENUINE_EVERY = (
+    0.4  # seconds between two looks beside the polls, so that hardly one waits for a look of its own
+)
 _AGAIN = 0.5  # seconds between two attempts to look at them
 _WAIT = 0.25  # seconds that a poll waits for records before it looks whether other partitions are wanted
 _T = TypeVar("_T")
@@ -380,8 +383,8 @@ class Carrier:
         """Look whether records that have come are of the topics that were claimed.
 
         aiokafka reads by names: where a topic is deleted and made anew under one that sleeps, or that is cut off,
-        it goes on at the same offset of other records. So nothing that came after a while is passed on before the
-        topics were looked at once more.
+        it goes on at the same offset of other records. So nothing is passed on while the last look, which
+        `stay_genuine` takes now and then, is too long ago: then there is one more first.
 
         Raises:
             TopicRecreated: A topic is another one.
@@ -393,6 +396,21 @@ class Carrier:
         for topic, known in self._topic_ids.items():
             if found[topic] != known:
                 raise TopicRecreated(topic)
+
+    async def stay_genuine(self) -> NoReturn:
+        """Look at the topics beside the polls; what is wrong with them is for the poll that comes to tell."""
+        while True:
+            await asyncio.sleep(_GENUINE_EVERY)
+            known, now = dict(self._topic_ids), time.monotonic()
+            if not known:
+                continue
+            try:
+                found = await self._kafka.topic_ids(known)
+            except StreamsError as error:
+                log.debug("topics were not looked at: %s", error)
+                continue
+            if found == known == self._topic_ids:
+                self._genuine = max(self._genuine, now)
 
     async def _asked(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the broker until it answers; notes when that was begun, for the topics were there by then."""

@@ -110,7 +110,8 @@ async def run(
     app = _app(group, topics, brokers.bootstrap, carrier, kind)
     turn = asyncio.Lock()
     with _stop_on(signals) as stop, LogReader(brokers, broker_timeout) as reader:
-        work = _start(app, brokers.bootstrap), _crash(app), _watch(carrier, patience), _publish(carrier)
+        started = _start(app, brokers.bootstrap), _crash(app)
+        work = *started, _watch(carrier, patience), _publish(carrier), carrier.stay_genuine()
         try:
             await _until(stop, carrier.failed, *work)
         finally:

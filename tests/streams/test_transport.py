@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import BrokerUnreachable, LogAhead, LogTruncated, PollLost, TopicRecreated, TopicUnusable
-from streams.log import NO_TOPIC_ID, Bounds, Partition
+from streams.log import NO_TOPIC_ID, Bounds, Partition, Record
 from streams.transport import Carrier, Fetched, Flow, Polled, Reading
 from streams.worker import run
 from tests.parts.broker import Broker
@@ -669,6 +670,7 @@ class AwayAtFirst:
     def __init__(self, away: int) -> None:
         self.away = away
         self.topic_id = b"a" * 16
+        self.looks = 0
 
     async def bounds(self, partitions: frozenset[Partition]) -> Mapping[Partition, Bounds]:
         await self._answer()
@@ -678,6 +680,7 @@ class AwayAtFirst:
         return dict.fromkeys(partitions, 20)
 
     async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        self.looks += 1
         await self._answer()
         return dict.fromkeys(topics, self.topic_id)
 
@@ -719,6 +722,32 @@ async def test_what_came_from_another_topic_of_the_name_is_not_passed_on(
     with pytest.raises(TopicRecreated, match="deleted and created again"):
         carrier.check()
     assert store.count == 0
+
+
+@pytest.mark.parametrize(("other", "beside"), [(False, True), (False, False), (True, True)])
+async def test_a_poll_waits_for_a_look_at_its_topic_only_where_none_was_taken_beside_it(
+    monkeypatch: pytest.MonkeyPatch, other: bool, beside: bool
+) -> None:
+    monkeypatch.setattr("streams.transport._GENUINE_EVERY", 0.0)
+    partition, store = Partition("t", 0), Store()
+    carrier = Carrier(Folding(store), {"t": 1})
+    carrier.client = client = AwayAtFirst(0)
+    await carrier.claim(frozenset({partition}))
+    carrier._genuine = long_ago = time.monotonic() - 1000
+    client.topic_id = b"b" * 16 if other else client.topic_id
+    client.away = 2  # what is not answered changes nothing
+    looking = asyncio.create_task(carrier.stay_genuine())
+    for _ in range(50 * beside):
+        await asyncio.sleep(0)
+    looking.cancel()
+    assert (carrier._genuine > long_ago) is (beside and not other)
+
+    client.away, looks = 0, client.looks
+    record: Any = Record(0, 0, None, b"0", ())
+    (poll,) = carrier.take(carrier.open(), {partition: Fetched(0, 1, 20, [record])})
+    await carrier.deliver(poll)
+    assert client.looks - looks == (other or not beside)
+    assert store.count == (not other)
 
 
 async def test_polls_of_an_older_reading_are_dropped() -> None:
