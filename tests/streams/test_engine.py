@@ -302,6 +302,20 @@ async def test_a_label_after_the_horizon_is_a_counted_correction(corrections: bo
     assert worker.engine.context.counts["sample:learned"] == (4 if corrections else 3)
 
 
+async def test_a_correction_is_no_second_outcome() -> None:
+    house = House(build("engine", absent=False, learn_corrections=True, outcomes=True), 1)
+    produce(house, payment("p0", 0), *(payment(f"q{k}", 6 * DAY + k, shop="s2") for k in range(2)))
+    produce(house, *(verdict(f"x{k}", 6 * DAY + k, shop="s2") for k in range(2)))
+    produce(house, verdict("p0", 6 * DAY + HOUR), verdict("x2", 6 * DAY + 2 * HOUR, shop="s2"))
+    await ran(house)
+    assert kinds(learnt(house)) == {"absent": 1, "correction": 1}
+    produce(house, payment("p1", 6 * DAY + 5 * HOUR))
+    await ran(house)
+
+    last = predictions(house)[-1]
+    assert dict(zip(model(house).vector.names, last.vector, strict=True))["Outcomes.share_7d"] == 0.0
+
+
 async def test_a_label_feed_that_stands_still_holds_the_absents_back() -> None:
     house = House(build("engine", absent=False), 1)
     produce(house, *(payment(f"p{k}", k * HOUR) for k in range(10)), verdict("p0", 2 * HOUR))
