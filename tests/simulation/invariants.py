@@ -348,6 +348,8 @@ class _Fold:
         entities, readers = watched
         plan = entities.plan
         there = entities.accepted(entity, end)
+        if not there:
+            raise Violation(f"{self._group.name}: {key} at {end} is a state of no events")
         newest = max(e.t for e in there)
         lateness = self._source.lateness
         other = newest - lateness + 1 + (end * 7_919_000_003) % (lateness + 8 * DAY)

@@ -86,10 +86,11 @@ class Entities:
         for offset, clock, event in self.read().get(entity, ()):
             if offset >= end:
                 break
+            if event.t <= clock - retain:
+                continue  # nobody can see it any more
             if there and max(e.t for e in there) <= clock - retain:
-                there = []  # it had been forgotten by then
-            if event.t > clock - retain:
-                there.append(event)
+                there = []  # what there was had been forgotten by then
+            there.append(event)
         return oracle.accepted(there, lateness)[0]
 
 
