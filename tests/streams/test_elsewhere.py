@@ -195,3 +195,21 @@ async def test_a_mark_that_the_store_has_lost_is_noted_again() -> None:
         await asyncio.sleep(0)
         assert house.store.values.pop(keys.mark(group.tag)) == mark.pack(), "and the store goes back"
         house.clock.now += RECENT
+
+
+async def test_a_mark_is_believed_only_where_its_group_stands() -> None:
+    house = House(build("else"), 1)
+    worker = await house.worker(owns=lambda _: False)
+    (group,) = (await house.deployment()).groups[house.project.sources[1].topic]
+    elsewhere = Elsewhere(worker.engine.context, worker.ends)
+    produce(house, *(verdict(f"v{k}", k) for k in range(4)))
+    start = Position.start(NO_TOPIC)
+    await house.store.claim(group, start)
+    await house.store.commit(group, start, start._replace(next=2, clock=77), Writes())
+
+    passed = []
+    for at in (1, 3, 2):  # behind it, beyond it as where the store went back, and there
+        await house.store.note({keys.mark(group.tag): Mark(at, 1_000, at, 1_000).pack()})
+        await settled(elsewhere, house, group)
+        passed.append(elsewhere.passed(group, 500, house.clock()))
+    assert passed == [False, False, True]

@@ -454,6 +454,20 @@ async def test_an_owner_that_wakes_up_after_another_took_over_writes_nothing(see
     assert len({s.id for s in learnt(house)}) == len(learnt(house)) == 250
 
 
+async def test_an_owner_whose_very_batch_another_one_has_committed_is_fenced() -> None:
+    house = House(build("engine"), 1)
+    produce(house, verdict("x", 0), verdict("y", HOUR))
+    verdicts = Partition(house.project.sources[1].topic, 0)
+    one, other = [r for r in house.log.records[verdicts] if r]
+    first = await house.worker()
+    await first.engine.polled(verdicts, [one], 2)  # now it has the state, and need not read it again
+    second = await house.worker()
+    for worker in (second, first):
+        await worker.engine.polled(verdicts, [other], 2)
+
+    assert [worker.engine.stages[verdicts][0].fenced for worker in (first, second)] == [True, False]
+
+
 async def test_partitions_that_went_to_another_worker_are_forgotten(house: House) -> None:
     """A claim may be cancelled half-way; the next one names what is owned now."""
     worker = await house.worker()
