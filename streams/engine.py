@@ -257,8 +257,7 @@ class Engine:
         stages = await self._claim(partition, Bounds(first.topic_id, first.first, end))
         self.stages[partition] = stages
         self._bind()
-        if self._flow is not None:
-            self._flow.seek(partition, min(stage.next for stage in stages))
+        self._reread(partition)
 
     def _look(self) -> None:
         flow = self._flow

@@ -77,9 +77,9 @@ __all__ = [
 log = logging.getLogger("headrace.worker")
 
 _GROUP_EVERY = 0.1  # seconds between two looks for an error of the group
-_GENUINE = 1.0  # seconds for which topics that were looked at are taken for the same
+_GENUINE = 0.3  # seconds for which topics that were looked at are taken for the same
 _GENUINE_EVERY = (
-    0.4  # seconds between two looks beside the polls, so that hardly one waits for a look of its own
+    0.1  # seconds between two looks beside the polls, so that hardly one waits for a look of its own
 )
 _AGAIN = 0.5  # seconds between two attempts to look at them
 _WAIT = 0.25  # seconds that a poll waits for records before it looks whether other partitions are wanted
@@ -390,27 +390,30 @@ class Carrier:
             TopicRecreated: A topic is another one.
             TopicUnusable: A topic is gone.
         """
-        if not self._topic_ids or time.monotonic() - self._genuine <= _GENUINE:
-            return
-        found = await self._asked(lambda: self._kafka.topic_ids(self._topic_ids))
+        if self._topic_ids and time.monotonic() - self._genuine > _GENUINE:
+            self._compare(await self._asked(lambda: self._kafka.topic_ids(self._topic_ids)))
+
+    def _compare(self, found: Mapping[str, bytes]) -> None:
         for topic, known in self._topic_ids.items():
             if found[topic] != known:
                 raise TopicRecreated(topic)
 
     async def stay_genuine(self) -> NoReturn:
-        """Look at the topics beside the polls; what is wrong with them is for the poll that comes to tell."""
+        """Look at the topics beside the polls, and end the worker where one is another."""
         while True:
             await asyncio.sleep(_GENUINE_EVERY)
-            known, now = dict(self._topic_ids), time.monotonic()
+            known, now = self._topic_ids, time.monotonic()
             if not known:
                 continue
             try:
                 found = await self._kafka.topic_ids(known)
             except StreamsError as error:
-                log.debug("topics were not looked at: %s", error)
+                log.debug("topics were not looked at: %s", error)  # the next poll asks until it knows
                 continue
-            if found == known == self._topic_ids:
-                self._genuine = max(self._genuine, now)
+            if known is self._topic_ids:  # nothing was claimed meanwhile
+                with self._guard():
+                    self._compare(found)
+                    self._genuine = max(self._genuine, now)
 
     async def _asked(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the broker until it answers; notes when that was begun, for the topics were there by then."""

@@ -59,7 +59,7 @@ class Case(NamedTuple):
 @cache
 def table() -> list[Case]:
     """The cells for the three kinds of columns, each by its first word: a reason, or that it is taken."""
-    text = PAGE.read_text().partition("### Numbers")[2]
+    text = PAGE.read_text().partition("### Numbers")[2].partition("\n#")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
     ]

@@ -14,7 +14,7 @@ Way = Literal["request", "reply"]
 
 @dataclass
 class Cut:
-    """A cut to come: of the next exchange whose request holds `mark`, after `after` bytes of one way."""
+    """A cut to come: of the next exchange whose request holds `mark`, after `after` bytes of one way, or at its end."""
 
     way: Way
     after: int
@@ -149,7 +149,6 @@ class _Link:
         self._requests, self._client = requests, client
         self._replies, self._server = replies, server
         self._cut: Cut | None = None  # of the exchange that goes on
-        self._left = 0  # bytes of its way until then
         self._kept = False  # whether the server's side outlives the client's
 
     async def run(self) -> None:
@@ -175,26 +174,19 @@ class _Link:
             if isinstance(what, Late):
                 await self._deliver_late(data, what.seconds)
                 return
-            if what is not None:
-                self._cut, self._left = what, what.after
-            cut = self._cut
-            if cut is not None and cut.way == "request":
-                if len(data) >= self._left:
-                    await self._cut_after(self._server, data[: self._left])
-                    return
-                self._left -= len(data)
+            if what is not None and what.way == "request":
+                await self._cut_after(self._server, data[: what.after])
+                return
+            self._cut = what or self._cut
             self._server.write(data)
             with contextlib.suppress(ConnectionError):
                 await self._server.drain()
 
     async def _pump_replies(self) -> None:
         while data := await self._read(self._replies):
-            cut = self._cut
-            if cut is not None and cut.way == "reply":
-                if len(data) >= self._left:
-                    await self._cut_after(self._client, data[: self._left])
-                    return
-                self._left -= len(data)
+            if self._cut is not None:
+                await self._cut_after(self._client, data[: self._cut.after])
+                return
             self._client.write(data)
             with contextlib.suppress(ConnectionError):
                 await self._client.drain()
