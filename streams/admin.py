@@ -17,6 +17,7 @@ from .errors import BrokerUnreachable, StreamsError, TopicUnusable
 from .log import Noted, librdkafka_log
 from .security import Brokers, Kafka
 
+_KNOWN = 60.0  # seconds in which brokers that answer have to know of what was made; a busy disk takes some
 _AGAIN = 0.05
 _MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin
 _UNDONE = (KafkaError._UNSUPPORTED_FEATURE, KafkaError._TIMED_OUT)  # noqa: SLF001 - how librdkafka names its own
@@ -162,7 +163,7 @@ class Admin:
 
     def _await(self, topics: Sequence[Topic]) -> None:
         # A broker answers that it has made a topic before all brokers know of it.
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + max(self._timeout, _KNOWN)
         names = {topic.name for topic in topics}
         while names - set(self._counts(self._metadata(), names)):
             if time.monotonic() > deadline:
