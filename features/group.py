@@ -16,6 +16,7 @@ from . import keys
 from .clock import LAST, NEVER
 from .errors import EventRefused, StateCorrupt
 from .fold import Folded, fold
+from .forgetting import FORGETTING, Forgetting, decode_forgetting
 from .partition import partition_of
 from .plan import StatePlan
 from .small import is_small, stamp_of
@@ -39,8 +40,8 @@ NO_TIME = -1  # the timestamp of a record that has none
 KNOWN = 1 << 16  # keys whose partition is remembered
 
 FOLDED, REVISED = Folded.FOLDED, Folded.REVISED
-# what changed: the bytes of a small state, or a state and how many bytes of it are to be written
-Dirty = dict[str, bytes | tuple[StatePlan, State, int]]
+# what changed: the bytes of a small state, or a state and how many bytes of it are to be written; None of one that goes
+Dirty = dict[str, bytes | tuple[StatePlan, State, int] | None]
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -51,6 +52,7 @@ class Prepared(msgspec.Struct, gc=False):
     event: Any  # None of a tombstone
     parts: Sequence[tuple[StatePlan, str, int, Sequence[Any]]]  # plan, key of the state, identity, values
     refused: EventRefused | None = None
+    forgetting: Forgetting | None = None  # then it is no event: the states of its parts go
 
 
 class Batch(NamedTuple):
@@ -116,7 +118,19 @@ class FoldGroup:
             event = self._accept(key, value)
             return self.take(offset, event)
         except EventRefused as refused:
+            if refused.reason == FORGETTING and value is not None:
+                return self._forget(offset, value)
             return Prepared(offset, 0, None, (), refused)
+
+    def _forget(self, offset: int, value: bytes) -> Prepared:
+        try:
+            what = decode_forgetting(value)
+        except EventRefused as refused:
+            return Prepared(offset, 0, None, (), refused)
+        parts = [
+            (plan, prefix + what.key, 0, ()) for plan, prefix in self._folded if plan.entity == what.entity
+        ]
+        return Prepared(offset, NEVER, None, parts, None, what)
 
     def _accept(self, key: bytes | None, value: bytes | None) -> Any:
         source = self.source
@@ -323,12 +337,8 @@ class FoldGroup:
         """
         offset, t = record.offset, record.t
         self._next = offset + 1
-        if record.refused is not None:
-            self.counts[record.refused.reason] += 1
-            return 0
-        if t == NEVER:  # it stands in the log for others, and moves nothing here
-            self.counts["foreign"] += 1
-            return 0
+        if record.refused is not None or t == NEVER:  # no event of ours: it moves no clock
+            return self._pass_over(record, dirty)
         clock = self._clock
         young = self._young
         more = 0
@@ -365,11 +375,28 @@ class FoldGroup:
         self._previous = t
         return more
 
+    def _pass_over(self, record: Prepared, dirty: Dirty) -> int:
+        """Counts a record that is no event; what it forgets leaves nothing that would tell it from what never was."""
+        more = 0
+        if record.forgetting is None:
+            self.counts["foreign" if record.refused is None else record.refused.reason] += 1
+            return 0
+        for _, key, _, _ in record.parts:
+            if self._young.get(key) is not None:
+                more -= _size(dirty.get(key), key)
+                self._young[key] = dirty[key] = None
+        self.counts["forgotten"] += 1
+        return more
+
     def _batch(self, records: Sequence[Prepared], dirty: Dirty, start: Position, next_offset: int) -> Batch:
         self._next = next_offset
         sets: dict[str, bytes] = {}
         patches: dict[str, Patch] = {}
+        deletes: list[str] = []
         for key, changed in dirty.items():
+            if changed is None:
+                deletes.append(key)
+                continue
             if isinstance(changed, bytes):
                 sets[key] = changed
                 continue
@@ -381,11 +408,11 @@ class FoldGroup:
                 sets[key] = change
                 if plan.append is not None and is_small(change, len(plan.codes)):
                     self._young[key] = change
-        return Batch(records, Writes(sets, patches=patches), start, self.position)
+        return Batch(records, Writes(sets, deletes, patches=patches), start, self.position)
 
 
 def _size(written: bytes | tuple[StatePlan, State, int] | None, key: str) -> int:
-    """Returns how many bytes of a state were to be written before; of an untouched one, less than none: its key's."""
+    """Returns how many bytes of a state were to be written before; where there were none, less: those of its key."""
     if written is None:
         return -len(key)
     return len(written) if isinstance(written, bytes) else written[2]

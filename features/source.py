@@ -12,6 +12,7 @@ import msgspec
 from .clock import FIRST, LAST, Duration, duration_ms, to_ms
 from .column import KEYS, TIMES, Column, column_of, columns_of, identity, require
 from .errors import DefinitionError, EventRefused
+from .forgetting import BEGINS, no_event
 from .text import check_json
 
 E = TypeVar("E", bound=msgspec.Struct)
@@ -135,6 +136,8 @@ class Source(Generic[E]):
         Raises:
             EventRefused: the bytes are not JSON of the event class, or its time has no zone.
         """
+        if value.startswith(BEGINS):
+            raise no_event()
         try:
             check_json(value)
             event = self._decoder.decode(value)

@@ -37,16 +37,19 @@ from heapq import heapify, heappop, heappush, merge
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, field
 
 from features.errors import StateCorrupt
+from features.forgetting import name_of
 from models.join_cells import API, DONE, FOREIGN, KNOWN, Cells, Fields, Held, Keeper, Label, Writes
 from models.join_chunks import Chunks
 from models.join_clocks import NEVER, Clocks, seen
+from models.join_forgotten import Forgotten, Named, nobody
 from models.join_rules import JoinRules, RulesError
 from models.records import (
     FALLBACK,
     Body,
+    ForgetRecord,
     LabelRecord,
     LoggedPrediction,
     LogRecord,
@@ -100,6 +103,9 @@ class _Head(Struct, array_like=True):
 
 class _Meta(_Head, array_like=True):
     clocks: Clocks
+    forgets: dict[str, int] = field(
+        default_factory=dict
+    )  # of each group of requests: those before were heard
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -115,7 +121,7 @@ class Join:
     caller persists `take_writes` atomically with the position in the log and pauses the partition while `full`.
     """
 
-    def __init__(self, rules: JoinRules, group: str) -> None:
+    def __init__(self, rules: JoinRules, group: str, named: Named = nobody) -> None:
         self.counters: Counter[str] = Counter()
         """What happened to the records since the start of the process, by reason; no part of the state."""
         self._rules = rules
@@ -135,6 +141,9 @@ class Join:
         self._keepers: list[Keeper] = [cells if rules.vectors == "redis" else chunks]
         self._whole = rules.vectors == "redis"
         self._early = Fields(b"e")
+        self._forgets: dict[str, int] = {}
+        self._named = named
+        self._forgotten = Forgotten(named)
         # (time, id): an entry stays when its id moves on, and is recognised as stale when it comes up
         self._give_up: list[tuple[int, str]] = []
 
@@ -143,20 +152,27 @@ class Join:
             PredictionRecord: self._on_prediction,
             LabelRecord: self._on_label,
             ProgressRecord: self._on_progress,
+            ForgetRecord: self._on_forget,
         }
         self._folded = -1
+        self._left_by, self._left_out = (
+            -1,
+            0,
+        )  # the record whose samples `kept` saw last, and how many it left out
         self._t = NEVER  # time of the record that is folded
         self._out: list[Leaving] = []
 
     @classmethod
-    def load(cls, rules: JoinRules, group: str, cells: Iterable[tuple[bytes, bytes]]) -> Join:
+    def load(
+        cls, rules: JoinRules, group: str, cells: Iterable[tuple[bytes, bytes]], named: Named = nobody
+    ) -> Join:
         """The join that wrote these cells, at the position they were persisted with.
 
         Raises:
             RulesError: they were folded by other rules.
             StateCorrupt: they are not what a join writes.
         """
-        join = cls(rules, group)
+        join = cls(rules, group, named)
         stored = dict(cells)
         try:
             if b"m" in stored:
@@ -165,6 +181,7 @@ class Join:
                 join._restore(key[:1], key[1:], cell)
             for keeper in join._keepers:
                 keeper.restored()
+            join._forgotten.restored()
         except (msgspec.DecodeError, struct.error, ValueError, OverflowError) as error:
             raise StateCorrupt(
                 f"what the join of {group} has stored is damaged: {error}",
@@ -195,11 +212,13 @@ class Join:
         """Cells that changed since the last call, by key: absolute values, None to delete."""
         writes: Writes = {}
         if self._moved:
-            writes[b"m"] = _encode(_Meta(self._rules.digest(), self._clocks))
+            writes[b"m"] = _encode(_Meta(self._rules.digest(), self._clocks, self._forgets))
         self._moved = False
         for keeper in self._keepers:
             keeper.take(writes)
         self._early.take(writes)
+        self._forgotten.leave(self._remembered)
+        self._forgotten.take(writes)
         return writes
 
     @property
@@ -216,6 +235,31 @@ class Join:
     def full(self) -> bool:
         """Whether the quota is reached. Nothing makes room but a larger one: labels come through the same log."""
         return self.pending_count >= self._rules.max_pending
+
+    def forgets(self, record: ForgetRecord) -> bool:
+        """Whether a record has not been heard before: one that was sent twice says nothing of what came in between."""
+        return record.offset >= self._forgets.get(record.source, 0)
+
+    def kept(self, left: Iterable[Leaving], logged: Mapping[int, LoggedPrediction]) -> list[Leaving]:
+        """What of it is not forgotten, where only the log knows whose it is; to be asked in the order of the log.
+
+        Args:
+            left: what left.
+            logged: the predictions of those that have no body, by offset.
+        """
+        kept: list[Leaving] = []
+        for leaving in left:
+            if leaving.offset != self._left_by:
+                self._left_by, self._left_out = leaving.offset, 0
+            if leaving.body is None and self._forgotten.any:
+                event = bytes(logged[leaving.at].event)
+                if self._forgotten.between(event, leaving.at, leaving.offset):
+                    self.counters["sample_foreign"] += 1
+                    self._left_out += 1
+                    continue
+            leaving.index -= self._left_out
+            kept.append(leaving)
+        return kept
 
     def early_label(self, ident: str) -> int | None:
         """Time of the first label that waits for the prediction of an id; None where none does."""
@@ -294,6 +338,17 @@ class Join:
             self._pass()
         self._expire()
 
+    def _on_forget(self, record: ForgetRecord) -> None:
+        if not self.forgets(record):
+            self.counters["forgetting_repeated"] += 1
+            return
+        self._forgets[record.source] = record.offset + 1
+        name = name_of(record.entity, record.key)
+        untold = [keeper.scrub(lambda event: name in self._named(event)) for keeper in self._keepers]
+        clock = self._clocks.predictions.now
+        self._forgotten.note(record, self._folded, clock, max(clock, *untold), self._remembered)
+        self.counters["forgetting"] += 1
+
     # -- predictions -----------------------------------------------------------------------------------------
 
     def _find(self, ident: str) -> tuple[Keeper, Any, Held] | None:
@@ -308,7 +363,7 @@ class Join:
         flags = KNOWN
         if record.origin == "api":
             flags |= API
-        if self._rules.only not in (None, record.fingerprint):
+        if self._rules.only not in (None, record.fingerprint) or self._is_forgotten(record):
             flags |= FOREIGN
         held = Held(record.t, flags)
         if not self._whole:
@@ -319,6 +374,15 @@ class Join:
             if self._give(record.id, held, label):
                 break
         self._keepers[0].add(record.id, held)
+
+    def _is_forgotten(self, record: _Prediction) -> bool:
+        """Whether it was made of features that are forgotten, by somebody who had read them before they went."""
+        if not self._forgotten.any or not self._forgotten.read(
+            bytes(record.event), record.as_of, self._remembered
+        ):
+            return False
+        self.counters["prediction_forgotten"] += 1
+        return True
 
     def _prefer_api(self, record: _Prediction, keeper: Keeper, key: Any, held: Held) -> None:
         if record.origin == "api" and not held.done and not held.flags & API:
@@ -478,6 +542,8 @@ class Join:
             if keeper not in self._keepers:
                 self._keepers.append(keeper)
             keeper.restore(kind, name, cell)
+        elif kind == b"f":
+            self._forgotten.restore(name.decode(), cell)
         elif kind == b"e":
             ident = name.decode()
             self._early.put(ident, cell)
@@ -494,7 +560,8 @@ class Join:
                 fix="give the model a new version, or restore the rules; another format is of another Headrace: "
                 "go back to it, or delete the join's keys, and it joins again what its log holds",
             )
-        self._clocks = _meta(cell).clocks
+        meta = _meta(cell)
+        self._clocks, self._forgets = meta.clocks, meta.forgets
 
 
 def settle(

@@ -6,13 +6,14 @@ There are two: `Cells` keeps each prediction whole, `Chunks` (in `join_chunks`) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from models.join_clocks import NEVER
 from models.records import Body, Scalar
 
 Label = tuple[int, Scalar]  # its time, its value
@@ -21,7 +22,7 @@ Writes = dict[bytes, bytes | None]  # a field and its value; None deletes
 KNOWN = 1  # every prediction has it: zeros are an entry that holds nothing
 DONE = 2  # its sample has left, or it was dropped
 API = 4
-FOREIGN = 8  # nobody needs its vector
+FOREIGN = 8  # nobody needs its vector, or it is forgotten
 
 
 class Held(Struct, array_like=True, gc=False):
@@ -87,6 +88,10 @@ class Keeper(Protocol):
 
     def oldest(self) -> int | None:
         """Returns the least time of what waits."""
+        ...
+
+    def scrub(self, forgotten: Callable[[bytes], bool]) -> int:
+        """Lets go of the vectors of requests that are forgotten; returns the greatest time of those it cannot tell."""
         ...
 
     def take(self, into: Writes) -> None:
@@ -221,6 +226,17 @@ class Cells:
                 return t
             heappop(self._due)
         return None
+
+    def scrub(self, forgotten: Callable[[bytes], bool]) -> int:
+        """Lets go of the vectors of requests that are forgotten: nothing leaves of them any more but their labels."""
+        for fields in (self._waiting, self._done):
+            for ident, cell in list(fields.of.items()):
+                held = _held(cell)
+                if held.body is not None and forgotten(held.body.event):
+                    held.body = None
+                    held.flags |= FOREIGN
+                    fields.put(ident, _encode(held))
+        return NEVER
 
     def take(self, into: Writes) -> None:
         """Gives out the fields that changed."""

@@ -22,6 +22,7 @@ from struct import Struct
 import msgspec
 
 from .join_cells import DONE, Held, Label, Writes
+from .join_clocks import NEVER
 
 ENTRY = Struct("<16sqQ")
 SIZE = ENTRY.size
@@ -231,6 +232,11 @@ class Chunks:
                 return self._near[0][0]
             heappop(self._near)
         return None
+
+    def scrub(self, forgotten: Callable[[bytes], bool]) -> int:
+        """Returns the greatest time of what is here: only the log can tell whose it is."""
+        entries = (entry for chunk in self._chunks.values() for entry in ENTRY.iter_unpack(chunk))
+        return max((t for _, t, packed in entries if packed), default=NEVER)
 
     def take(self, into: Writes) -> None:
         """Gives out the fields that changed."""

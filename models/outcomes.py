@@ -14,6 +14,7 @@ import msgspec
 from features.clock import NEVER
 from features.column import Column, column_of
 from features.errors import EventRefused
+from features.forgetting import BEGINS, no_event
 from features.source import Source
 
 from .label import Label
@@ -57,6 +58,8 @@ class Outcomes(Source[Outcome]):
 
     def decode(self, value: bytes) -> Outcome:
         """Returns the outcome of a sample's JSON."""
+        if value.startswith(BEGINS):
+            raise no_event()
         try:
             sample = decode_sample(value)
         except msgspec.DecodeError as error:

@@ -10,7 +10,7 @@ from features.aggregation import Feature
 from features.errors import DefinitionError
 from features.layout import Layout, name_of, under
 from features.plan import StatePlan, plans_of
-from features.source import Source
+from features.source import Entity, Source
 from features.transforms import Input, function_input
 from features.view import FeatureView
 
@@ -84,6 +84,24 @@ class Project:
         adopted.plans = plans
         adopted.models = [Model(self.name, spec, plans) for spec in self.specs]
         return adopted
+
+    def entity(self, name: str) -> Entity:
+        """Returns an entity of the views by its name.
+
+        Raises:
+            DefinitionError: no view is of an entity of that name.
+        """
+        entities = self.entities
+        if name not in entities:
+            raise DefinitionError(
+                f"no view is of an entity called {name!r}", fix=f"use one of {', '.join(sorted(entities))}"
+            )
+        return entities[name]
+
+    @property
+    def entities(self) -> dict[str, Entity]:
+        """The entities of the views, by name."""
+        return {view.of.name: view.of for view in self.views}
 
     def requested_by(self, source: Source[Any]) -> list[Model]:
         """Returns the models whose requests come from a source."""

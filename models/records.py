@@ -19,11 +19,13 @@ from features.text import DEEPEST, check_json
 __all__ = [
     "FALLBACK",
     "Body",
+    "ForgetRecord",
     "LabelRecord",
     "LogRecord",
     "LoggedPrediction",
     "PredictionRecord",
     "ProgressRecord",
+    "ReadRecord",
     "Sample",
     "Scalar",
     "Score",
@@ -88,6 +90,16 @@ class ProgressRecord(Struct, tag="progress", frozen=True, gc=False, kw_only=True
     t: Time
 
 
+class ForgetRecord(Struct, tag="forget", frozen=True, gc=False, kw_only=True):
+    """What was asked of an entity before `offset` of the group `from` of the requests is forgotten; `t` is when."""
+
+    entity: str
+    key: str
+    source: str = field(name="from")
+    offset: Offset
+    t: Time
+
+
 class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
     """A logged vector with its label; `(from, offset, index)` names the log record that released it.
 
@@ -118,7 +130,7 @@ class Sample(Struct, tag="sample", frozen=True, gc=False, kw_only=True):
         return self.rules in ("", rules)
 
 
-LogRecord = PredictionRecord | LabelRecord | ProgressRecord
+LogRecord = PredictionRecord | LabelRecord | ProgressRecord | ForgetRecord
 
 
 class LoggedPrediction(Struct, tag="prediction", frozen=True, gc=False, kw_only=True):
@@ -159,6 +171,9 @@ class Body(Struct, array_like=True, frozen=True, gc=False):
         )
 
 
+ReadRecord = LoggedPrediction | LabelRecord | ProgressRecord | ForgetRecord
+"""A record of the log as the join reads it."""
+
 LARGEST_RECORD = 900_000
 """Bytes of a prediction with its key: its sample is a little larger, and must pass brokers that are set as usual."""
 LARGEST_LABEL = 10_000
@@ -166,9 +181,7 @@ LARGEST_LABEL = 10_000
 
 _encoder = msgspec.json.Encoder()
 _log_decoder: msgspec.json.Decoder[LogRecord] = msgspec.json.Decoder(LogRecord)
-_reader: msgspec.json.Decoder[LoggedPrediction | LabelRecord | ProgressRecord] = msgspec.json.Decoder(
-    LoggedPrediction | LabelRecord | ProgressRecord
-)
+_reader: msgspec.json.Decoder[ReadRecord] = msgspec.json.Decoder(ReadRecord)
 _sample_decoder = msgspec.json.Decoder(Sample)
 
 
@@ -200,7 +213,7 @@ def decode_record(data: bytes) -> LogRecord:
     return _decoded(_log_decoder, data)
 
 
-def read_record(data: bytes) -> LoggedPrediction | LabelRecord | ProgressRecord:
+def read_record(data: bytes) -> ReadRecord:
     """The record written in `data`, as the join reads it.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from features.clock import NEVER, turn
@@ -86,7 +86,7 @@ class FoldStage(Stage):
 
     def _upcoming(self) -> int | None:
         """Returns the time of the next event; a stray from the future has that of the one behind it."""
-        coming = (prepared.t for prepared, _ in self.inbox if prepared.refused is None)
+        coming = self._coming()
         t = next(coming, None)
         if t is None:
             return None
@@ -95,9 +95,13 @@ class FoldStage(Stage):
             behind = self.fold.position.clock
         return t if behind is None else turn(t, behind, self.source.lateness)
 
+    def _coming(self) -> Iterator[int]:
+        """Yields the times of the events in the inbox."""
+        return (p.t for p, _ in self.inbox if p.refused is None and p.t != NEVER)
+
     def _due(self, limit: int) -> bool:
         """Whether the next event has its turn up to a time."""
-        coming = (prepared.t for prepared, _ in self.inbox if prepared.refused is None)
+        coming = self._coming()
         t = next(coming)
         behind = next(coming, t)
         return t <= limit or turn(t, behind, self.source.lateness) <= limit
@@ -145,8 +149,9 @@ class FoldStage(Stage):
         gone = await self.sweep.step() if self.sweep.due(self.fold.position.clock) else []
         for part in self.fold.fold(records, end):
             if gone:
-                deletes = [key for key in gone if key not in part.writes.sets]
-                part, gone = part._replace(writes=part.writes._replace(deletes=deletes)), []
+                swept = [key for key in gone if key not in part.writes.sets]
+                deletes = dict.fromkeys((*part.writes.deletes, *swept))
+                part, gone = part._replace(writes=part.writes._replace(deletes=list(deletes))), []
             raw = [record for _, record in batch[done : done + len(part.records)]]
             done += len(part.records)
             await self.context.send(self._outputs(part, raw))
@@ -186,7 +191,7 @@ class FoldStage(Stage):
         for prepared, record in zip(part.records, raw, strict=True):
             if prepared.refused is not None:
                 out.append(self.letter(record, prepared.refused))
-            elif labelled:
+            elif labelled and prepared.forgetting is None:
                 out.extend(self._labels(prepared, record))
         if part.end.clock != NEVER:
             for model in (*self.labelled, *self.clocked):

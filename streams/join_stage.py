@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from features import keys
+from features.forgetting import Forgetting, encode_forgetting
 from features.store import Group, Position, Writes
 from models.join import Join, JoinRules, Leaving, portions, settle
+from models.join_forgotten import naming
 from models.join_rules import UNLABELLED
 from models.project import Project
-from models.records import LoggedPrediction, encode_joined, read_record
+from models.records import ForgetRecord, LoggedPrediction, encode_joined, read_record
 from models.spec import Model
 
 from .context import Context
@@ -54,7 +56,9 @@ class JoinStage(Stage):
         source = model.spec.request if label is None else label.source
         feeds = tuple(group.name for group in context.deployment.groups[source.topic])
         self.rules = rules_of(context.deployment.project, model, feeds)
-        self.join = Join(self.rules, group.name)
+        project = context.deployment.project
+        self._named = naming(model.spec.request, project.entities.values())
+        self.join = Join(self.rules, group.name, self._named)
         self._told = False  # that it is full
 
     async def load(self) -> None:
@@ -63,7 +67,7 @@ class JoinStage(Stage):
         cells = await self.context.patiently(
             "read pending predictions", lambda: self.context.store.fields(key)
         )
-        self.join = Join.load(self.rules, self.group.name, cells)
+        self.join = Join.load(self.rules, self.group.name, cells, self._named)
         self._tell()
 
     def wants(self) -> bool:
@@ -91,6 +95,7 @@ class JoinStage(Stage):
         """
         letters: list[Outgoing] = []
         left: list[Leaving] = []
+        forgotten: list[tuple[int, ForgetRecord]] = []  # with how many had left before it
         polled: dict[int, Any] = {}
         before = Counter(self.join.counters)
         metrics, name = self.context.metrics, self.model.name
@@ -103,6 +108,8 @@ class JoinStage(Stage):
             except msgspec.DecodeError as error:
                 letters.append(self.unreadable(record, error))
                 continue
+            if isinstance(entry, ForgetRecord) and self.join.forgets(entry):
+                forgotten.append((len(left), entry))
             if in_log:
                 polled[record.offset] = entry
             released = step(entry, record.offset)
@@ -111,8 +118,7 @@ class JoinStage(Stage):
         if next_offset <= position:
             return
         await self.context.send(letters)
-        for portion in portions(left, PORTION):
-            await self._send(portion, polled)
+        await self._leave(left, forgotten, polled)
         writes = Writes(hash_key=keys.join(self.group.tag), fields=self.join.take_writes())
         await self.commit(self.position, self.position._replace(next=next_offset), writes)
         for what, n in (Counter(self.join.counters) - before).items():
@@ -120,9 +126,31 @@ class JoinStage(Stage):
             self.context.counts[f"join:{what}"] += n
         self._tell()
 
+    async def _leave(
+        self,
+        left: Sequence[Leaving],
+        forgotten: Sequence[tuple[int, ForgetRecord]],
+        polled: Mapping[int, Any],
+    ) -> None:
+        """Sends what left, and what is forgotten where it stands among that."""
+        done = 0
+        for count, told in forgotten:
+            for portion in portions(left[done:count], PORTION):
+                await self._send(portion, polled)
+            await self.context.send([self._forgetting(told)])
+            done = count
+        for portion in portions(left[done:], PORTION):
+            await self._send(portion, polled)
+
+    def _forgetting(self, what: ForgetRecord) -> Outgoing:
+        """Returns what tells those who read the samples of what is forgotten."""
+        value = encode_forgetting(Forgetting(what.entity, what.key))
+        return Outgoing(self.model.samples_topic, None, value, (), what.t, 0)
+
     async def _send(self, left: Sequence[Leaving], polled: Mapping[int, Any]) -> None:
         """Sends the samples of what left, with the predictions of a poll at hand."""
-        samples = settle(left, await self._logged(left, polled), self.group.name, self.rules.name)
+        logged = await self._logged(left, polled)
+        samples = settle(self.join.kept(left, logged), logged, self.group.name, self.rules.name)
         topic, delay = self.model.samples_topic, self.context.metrics.label_delay.labels(self.model.name)
         out: list[Outgoing] = []
         for sample in samples:

@@ -14,6 +14,7 @@ import msgspec
 
 from features import keys
 from features.errors import StoreError
+from features.forgetting import is_forgetting
 from features.store import Group, Position, Writes
 from models.learner import Learner
 from models.monitor import Monitor
@@ -87,8 +88,8 @@ class LearnStage(Stage):
         """Learns samples; they are committed with the next snapshot."""
         metrics, name = self.context.metrics, self.model.name
         for record in records:
-            if record.offset < self.read:
-                continue
+            if record.offset < self.read or is_forgetting(record.value):
+                continue  # what was learned stays learned
             try:
                 sample = decode_sample(record.value or b"")
             except msgspec.DecodeError as error:

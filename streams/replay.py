@@ -13,18 +13,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from features.clock import NEVER
 from features.errors import EventRefused
+from features.forgetting import Forgetting, encode_forgetting
 from features.group import FoldGroup, Prepared
 from features.source import Source, Tombstone
 from features.state import Kept
 from features.store import NO_TOPIC, Group, Position
 from models.join import Join
+from models.join_forgotten import naming
 from models.join_rules import UNLABELLED
 from models.learner import Learner
 from models.outcomes import Outcomes
 from models.predictor import Predictor
 from models.project import Project
-from models.records import LabelRecord, PredictionRecord, ProgressRecord, Sample
+from models.records import ForgetRecord, LabelRecord, LogRecord, PredictionRecord, ProgressRecord, Sample
 from models.scorer import Request, Scorer
 from models.spec import Model
 
@@ -80,7 +83,8 @@ class Replay:
         feed = (model.spec.request if label is None else label.source).topic + "/0"
         rules = msgspec.structs.replace(UNLABELLED, feeds=(feed,)) if label is None else label.rules((feed,))
         scorer = Scorer(model, self._groups, codes)
-        return _Asked(model, scorer, Join(rules, f"{model.log_topic}/0"), model.new_learner())
+        named = naming(model.spec.request, self.project.entities.values())
+        return _Asked(model, scorer, Join(rules, f"{model.log_topic}/0", named), model.new_learner())
 
     def learner(self, model: str) -> Learner:
         """Returns the learner of a model as it stands."""
@@ -99,6 +103,11 @@ class Replay:
             self.counts[f"dead_letter:{prepared.refused.reason}"] += 1
             return []
         made: list[Scoring] = []
+        if prepared.forgetting is not None:
+            for asked in self.models:
+                if asked.model.spec.request is source:
+                    self._forget(asked, prepared.forgetting, fold)
+            return made
         for asked in self.models:
             label = asked.model.spec.label
             if label is not None and label.source is source:
@@ -161,7 +170,19 @@ class Replay:
         if clock > -(1 << 53):  # a clock that has begun
             self._log(asked, ProgressRecord(source=fold.group.name, offset=fold.position.next, t=clock))
 
-    def _log(self, asked: _Asked, record: PredictionRecord | LabelRecord | ProgressRecord) -> None:
+    def _forget(self, asked: _Asked, what: Forgetting, fold: FoldGroup) -> None:
+        """Takes back what waits to be learned, and the outcomes that were counted."""
+        at = fold.position.next - 1
+        self._log(
+            asked, ForgetRecord(entity=what.entity, key=what.key, source=fold.group.name, offset=at, t=0)
+        )
+        outcomes = self._folds.get(asked.model.samples_topic)
+        if outcomes is not None:
+            offset = self._offsets[asked.model.samples_topic]
+            self._offsets[asked.model.samples_topic] += 1
+            outcomes.step(outcomes.prepare(offset, None, encode_forgetting(what)), {})
+
+    def _log(self, asked: _Asked, record: LogRecord) -> None:
         offset = self._offsets[asked.model.log_topic]
         self._offsets[asked.model.log_topic] += 1
         for sample in asked.join.fold(record, offset):
@@ -224,6 +245,6 @@ def merged(
             heapify(heads)
         else:
             upcoming = replay.prepare(source, following)
-            # a record that cannot be read has no time: it keeps its place behind the one before
-            t = upcoming.t if upcoming.refused is None else prepared.t
+            # a record that is no event has no time: it keeps its place behind the one before
+            t = upcoming.t if upcoming.refused is None and upcoming.t != NEVER else heads[0][0]
             heapreplace(heads, (t, late, k, upcoming, following, values))

@@ -20,7 +20,7 @@ from features.source import Source
 from features.state import Kept
 from features.store import Group, Position, Writes
 from models.project import Project
-from models.records import PredictionRecord
+from models.records import ForgetRecord, PredictionRecord
 from models.scorer import Place, Request, Scorer, decode_reads
 from models.spec import Model
 
@@ -35,6 +35,11 @@ from .stage import Stage, logged
 BATCH = 512  # requests scored at a time
 
 Hold = Callable[[Prepared, float], bool]  # whether a request that came at a moment has to wait
+
+
+def _asks(prepared: Prepared) -> bool:
+    """Whether a record is a request."""
+    return prepared.refused is None and prepared.forgetting is None
 
 
 def outcomes_read(project: Project, models: Sequence[Model]) -> list[Model]:
@@ -145,7 +150,7 @@ class ScoreStage(Stage):
 
         A stray from the future goes with the one behind it: nobody who waits may have to wait for its time to come.
         """
-        coming = ((prepared, since) for prepared, _, since in self.pending if prepared.refused is None)
+        coming = ((prepared, since) for prepared, _, since in self.pending if _asks(prepared))
         first = next(coming, None)
         if first is None:
             return None
@@ -155,13 +160,13 @@ class ScoreStage(Stage):
     def asked(self) -> Iterator[tuple[str, int]]:
         """Yields id and time of every request that waits."""
         for prepared, _, _ in self.pending:
-            if prepared.refused is None:
+            if _asks(prepared):
                 yield self.source.id_of(prepared.event), prepared.t
 
     def next_one(self) -> tuple[int, float] | None:
         """Returns the time of the next request, and since when it waits for what others do."""
         upcoming = self._upcoming()
-        if upcoming is None or self.pending[0][0].refused is not None:
+        if upcoming is None or not _asks(self.pending[0][0]):
             return None
         prepared, since = upcoming
         return prepared.t, max(since, self._sent)
@@ -169,7 +174,7 @@ class ScoreStage(Stage):
     def waits_elsewhere(self) -> bool:
         """Whether its next request waits for a group that another process folds, or for outcomes."""
         upcoming = self._upcoming()
-        if self._elsewhere is None or upcoming is None or self.pending[0][0].refused is not None:
+        if self._elsewhere is None or upcoming is None or not _asks(self.pending[0][0]):
             return False
         prepared, since = upcoming
         if not all(self._elsewhere.passed(group, prepared.t, since) for group in self.distant()):
@@ -189,11 +194,9 @@ class ScoreStage(Stage):
         now = self.context.monotonic()
         while self.pending and len(batch) < BATCH:
             prepared, record, since = self.pending[0]
-            if (
-                prepared.refused is None
-                and hold(prepared, since)
-                and hold(*(self._upcoming() or (prepared, since)))
-            ):
+            if prepared.forgetting is not None and batch:
+                break  # what was asked before it is logged before it, and what is asked after it after
+            if _asks(prepared) and hold(prepared, since) and hold(*(self._upcoming() or (prepared, since))):
                 if now - since < self.context.hold:
                     break
                 for model in self.models:
@@ -201,10 +204,12 @@ class ScoreStage(Stage):
                 self.context.counts["hold_expired"] += 1
             batch.append((prepared, record))
             self.pending.popleft()
+            if prepared.forgetting is not None:
+                break
         if not batch:
             return False
-        good = [(p, r, Request(p.event, p.t, self.partition.number)) for p, r in batch if p.refused is None]
-        out: list[Outgoing] = []
+        good = [(p, r, Request(p.event, p.t, self.partition.number)) for p, r in batch if _asks(p)]
+        out: list[Outgoing] = self._forget(*batch[0])
         for model, scorer in zip(self.models, self.scorers, strict=True):
             out.extend(await self._predictions(model, scorer, good))
         await self.context.send(out)
@@ -212,6 +217,25 @@ class ScoreStage(Stage):
         end = self.position._replace(next=batch[-1][1].offset + 1)
         await self.commit(self.position, end, Writes())
         return True
+
+    def _forget(self, prepared: Prepared, record: Any) -> list[Outgoing]:
+        """Returns what tells the joins of what is forgotten, if the record does."""
+        what = prepared.forgetting
+        if what is None:
+            return []
+        made = ForgetRecord(
+            entity=what.entity,
+            key=what.key,
+            source=self.group.name,
+            offset=record.offset,
+            t=max(0, record.timestamp),
+        )
+        value = logged(made)
+        return [
+            Outgoing(model.log_topic, None, value, (), made.t, partition)
+            for model in self.models
+            for partition in range(self.context.partitions(model.log_topic))
+        ]
 
     async def _predictions(
         self, model: Model, scorer: Scorer, requests: Sequence[tuple[Any, Any, Request]]

@@ -7,13 +7,14 @@ the stage that each id is in.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 from msgspec import Raw, UnsetType
 
-from models.records import LabelRecord, LogRecord, PredictionRecord, ProgressRecord, Sample
+from models.records import ForgetRecord, LabelRecord, LogRecord, PredictionRecord, ProgressRecord, Sample
 
 FOREVER_AGO = float("-inf")
 EARLY_LABELS_OF_AN_ID = 8
@@ -48,12 +49,16 @@ class Story:
     fallback: bool = False
     gives_up: float = FOREVER_AGO
     counted: int | None = None
+    forgotten: bool = False
 
 
 @dataclass
 class Oracle:
     rules: Rules
     group: str
+    names: Callable[[bytes], Collection[tuple[str, str]]] = lambda _: ()
+    forgets: list[ForgetRecord] = field(default_factory=list)
+    clocks_then: list[float] = field(default_factory=list)  # of the predictions, at each of these
     log: list[LogRecord] = field(default_factory=list)
     effective: list[LogRecord] = field(default_factory=list)
     label_time: float = FOREVER_AGO
@@ -66,6 +71,9 @@ class Oracle:
     def fold(self, record: LogRecord, offset: int) -> list[Sample]:
         self.offset, self.now = offset, record.t
         before = len(self.samples)
+        if isinstance(record, ForgetRecord):
+            self.forget(record)
+            return []
         if not isinstance(record, PredictionRecord) and record.offset < self.next_of(record.source):
             self.counters["label_repeated" if isinstance(record, LabelRecord) else "progress_repeated"] += 1
             return []
@@ -88,6 +96,22 @@ class Oracle:
         elif isinstance(record, LabelRecord):
             self.label(record, predictions)
         return self.samples[before:]
+
+    def forget(self, record: ForgetRecord) -> None:
+        if any(
+            (r.source, r.offset) >= (record.source, record.offset)
+            for r in self.forgets
+            if r.source == record.source
+        ):
+            self.counters["forgetting_repeated"] += 1
+            return
+        self.forgets.append(record)
+        self.clocks_then.append(witnessed([r for r in self.effective if isinstance(r, PredictionRecord)]))
+        self.counters["forgetting"] += 1
+        for story in self.stories.values():
+            if story.prediction is not None:
+                whom = self.names(bytes(story.prediction.event))
+                story.forgotten |= (record.entity, record.key) in whom
 
     # -- clocks
 
@@ -186,14 +210,29 @@ class Oracle:
             assert story.prediction is not None
             if (story.prediction.origin, record.origin) == ("stream", "api"):
                 labels = [label for label in self.split(story) if label]
-                self.wait(record, sorted(labels, key=lambda label: label[0]))
+                self.wait(record, sorted(labels, key=lambda label: label[0]), horizon)
         elif forgets < horizon:
             self.counters["prediction_late"] += 1
         else:
-            self.wait(record, story.labels if story else [])
+            self.wait(record, story.labels if story else [], horizon)
 
-    def wait(self, record: PredictionRecord, labels: list[tuple[int, Any]]) -> None:
-        self.stories[record.id] = Story("waiting", prediction=record)
+    def wait(self, record: PredictionRecord, labels: list[tuple[int, Any]], horizon: float) -> None:
+        whom = self.names(bytes(record.event)) if self.forgets else ()
+        remembered = horizon - self.rules.within - self.memory()
+        of_them = [
+            (r, t) for r, t in zip(self.forgets, self.clocks_then, strict=True) if (r.entity, r.key) in whom
+        ]
+        # each names its own position, and the newest of them says how long that is remembered
+        newest: dict[tuple[str, str], float] = {}
+        for r, t in of_them:
+            newest[r.entity, r.key] = max(t, newest.get((r.entity, r.key), t))
+        stale = [
+            r
+            for r, _ in of_them
+            if record.as_of.get(r.source, r.offset + 1) <= r.offset and newest[r.entity, r.key] >= remembered
+        ]
+        self.counters["prediction_forgotten"] += bool(stale)
+        self.stories[record.id] = Story("waiting", prediction=record, forgotten=bool(stale))
         for label in labels:
             self.take(record.id, label)
 
@@ -255,6 +294,9 @@ class Oracle:
     ) -> None:
         prediction = story.prediction
         assert prediction is not None
+        if story.forgotten:
+            self.counters["sample_foreign"] += 1
+            return
         index = sum(1 for sample in self.samples if sample.offset == self.offset)
         self.samples.append(
             Sample(

@@ -13,9 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct
 
+from features.forgetting import name_of
 from models.join import Join, JoinRules, RulesError, settle
 from models.join_rules import Vectors
 from models.records import (
+    ForgetRecord,
     LabelRecord,
     LoggedPrediction,
     LogRecord,
@@ -34,6 +36,8 @@ from models.records import (
 from tests.models.join_oracle import Oracle
 
 GROUP = "headrace.shop.fraud.log.v1/0"
+REQUESTS = "payments.v1/0"
+WHOSE = ("u", "v")
 FEED = "labels.v1/0"
 
 
@@ -70,7 +74,7 @@ def progress(t: int, offset: int = 1_000, source: str = FEED) -> ProgressRecord:
 def fold(join: Join, records: Iterable[Struct], start: int = 0) -> list[Sample]:
     samples = []
     for offset, record in enumerate(records, start):
-        assert isinstance(record, PredictionRecord | LabelRecord | ProgressRecord)
+        assert isinstance(record, PredictionRecord | LabelRecord | ProgressRecord | ForgetRecord)
         samples += join.fold(record, offset)
     return samples
 
@@ -476,9 +480,14 @@ def log_by(r: Random) -> list[LogRecord]:
         stray = r.choice([now, 10**6, 10**12])
         t = r.choice([now, now, now - r.randrange(20), r.randrange(60), r.randrange(-10, 200), stray])
         feed = r.choice(list(sent))
-        what = r.choice(["prediction"] * 6 + ["label"] * 5 + ["progress"] * 3 + ["crash"])
+        what = r.choice(["prediction"] * 6 + ["label"] * 5 + ["progress"] * 3 + ["crash", "forget"])
         if what == "prediction":
             log.append(prediction_by(r, r.choice(ids), t))
+        elif what == "forget":
+            forgotten = [record.offset for record in log if isinstance(record, ForgetRecord)]
+            at = max(forgotten, default=-1) + 1 if not forgotten or r.random() < 0.7 else r.choice(forgotten)
+            key = r.choice(WHOSE)
+            log.append(ForgetRecord(entity="who", key=key, source=REQUESTS, offset=at, t=0))
         elif what == "crash":
             log += sent[feed][-r.randrange(1, 7) :]
         else:
@@ -493,6 +502,14 @@ def log_by(r: Random) -> list[LogRecord]:
     return log
 
 
+def whose(event: bytes) -> set[str]:
+    return {name_of(*pair) for pair in pairs(event)}
+
+
+def pairs(event: bytes) -> set[tuple[str, str]]:
+    return set(msgspec.json.decode(event, type=dict[str, Any]).items()) & {("who", key) for key in WHOSE}
+
+
 def prediction_by(r: Random, ident: str, t: int) -> PredictionRecord:
     return PredictionRecord(
         id=ident,
@@ -502,8 +519,8 @@ def prediction_by(r: Random, ident: str, t: int) -> PredictionRecord:
         score=r.choice([0.1, -0.0, 1, {"b": 0.25, "a": 1}, None]),
         version=r.randrange(9),
         fingerprint=r.choice("fg"),
-        as_of={},
-        event=Raw(r.choice([b'{"x":1}', b'{"x" : 1.0}', b"{}"])),
+        as_of=r.choice([{}, {REQUESTS: 2}, {REQUESTS: 2, "other/0": 0}]),
+        event=Raw(r.choice([b'{"x":1}', b'{"x" : 1.0}', b"{}", b'{"who":"u"}', b'{"who": "v"}'])),
         flags=r.choice([[], [], [], ["unknown"], ["fallback"]]),
     )
 
@@ -514,14 +531,14 @@ def released(join: Join, log: Sequence[LogRecord], offset: int) -> list[bytes]:
     wanted = {leaving.at: read_record(encode_record(log[leaving.at])) for leaving in left if not leaving.body}
     logged = {at: record for at, record in wanted.items() if isinstance(record, LoggedPrediction)}
     assert logged.keys() == wanted.keys()
-    return [encode_joined(sample) for sample in settle(left, logged, GROUP, "")]
+    return [encode_joined(sample) for sample in settle(join.kept(left, logged), logged, GROUP, "")]
 
 
 def check_against_oracle(r: Random) -> Join:
     rules, log = rules_by(r), log_by(r)
-    join = Join(rules, GROUP)
-    in_log = Join(msgspec.structs.replace(rules, vectors="log"), GROUP)
-    oracle = Oracle(rules, GROUP)
+    join = Join(rules, GROUP, whose)
+    in_log = Join(msgspec.structs.replace(rules, vectors="log"), GROUP, whose)
+    oracle = Oracle(rules, GROUP, pairs)
     for offset, record in enumerate(log):
         expected = [encode_sample(sample) for sample in oracle.fold(record, offset)]
         assert [encode_sample(sample) for sample in join.fold(record, offset)] == expected, (offset, record)
@@ -535,15 +552,15 @@ def check_against_oracle(r: Random) -> Join:
 
 def check_restarts(r: Random, vectors: Vectors) -> None:
     rules, log = msgspec.structs.replace(rules_by(r), vectors=vectors), log_by(r)
-    whole = Join(rules, GROUP)
+    whole = Join(rules, GROUP, whose)
     expected = [sample for offset in range(len(log)) for sample in released(whole, log, offset)]
 
-    join, store = Join(rules, GROUP), Store()
+    join, store = Join(rules, GROUP, whose), Store()
     got: list[bytes] = []
     for offset in range(len(log)):
         if r.random() < 0.2:
             store.commit(join)
-            join = Join.load(rules, GROUP, r.sample(list(store.items()), len(store)))
+            join = Join.load(rules, GROUP, r.sample(list(store.items()), len(store)), whose)
             assert join.take_writes() == {}
         got += released(join, log, offset)
     assert got == expected
@@ -556,14 +573,15 @@ def check_restarts(r: Random, vectors: Vectors) -> None:
 def check_moves(r: Random) -> None:
     """Vectors wait here or there, as the rules of each start say."""
     rules, log = rules_by(r), log_by(r)
-    expected = [encode_sample(sample) for sample in fold(Join(rules, GROUP), log)]
-    join, store = Join(rules, GROUP), Store()
+    in_redis = msgspec.structs.replace(rules, vectors="redis")
+    expected = [encode_sample(sample) for sample in fold(Join(in_redis, GROUP, whose), log)]
+    join, store = Join(rules, GROUP, whose), Store()
     got: list[bytes] = []
     for offset in range(len(log)):
         if r.random() < 0.1:
             store.commit(join)
             rules = msgspec.structs.replace(rules, vectors=r.choice(["redis", "log"]))
-            join = Join.load(rules, GROUP, store.items())
+            join = Join.load(rules, GROUP, store.items(), whose)
         got += released(join, log, offset)
     assert got == expected
 
@@ -622,6 +640,10 @@ def test_join_equals_the_oracle_on_many_logs_that_meet_every_rule() -> None:
         "prediction_late",
         "prediction_unlabelled",
         "progress_repeated",
+        "forgetting",
+        "forgetting_repeated",
+        "prediction_forgotten",
+        "sample_foreign",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from functools import cache
@@ -128,8 +129,10 @@ def _records(
         yield record
         if not odd or chance.random() > 0.2:
             continue
-        what = chance.choice(("again", "other", "future", "rubbish", "empty", "late", "refused"))
-        if what in ("again", "rubbish", "empty"):
+        what = chance.choice(("again", "other", "future", "rubbish", "empty", "late", "refused", "forget"))
+        if what == "forget":
+            yield from _forget(record, event, keyed, chance)
+        elif what in ("again", "rubbish", "empty"):
             yield {"again": record, "rubbish": record._replace(value=b"no event")}.get(
                 what, record._replace(value=None)
             )
@@ -144,6 +147,21 @@ def _records(
         elif what != "future" or not strays:
             strays += what == "future"
             yield record._replace(value=_odd(what, event, k, chance))
+
+
+def _forget(
+    record: Outgoing, event: Payment | Verdict, keyed: bool, chance: random.Random
+) -> Iterator[Outgoing]:
+    """Forgets a card or a shop, in all partitions where the source has it, or only in its own."""
+    entity = "shop" if isinstance(event, Verdict) or chance.random() < 0.4 else "card"
+    value = json.dumps(
+        {"headrace.forget": {"entity": entity, "key": getattr(event, entity)}}, separators=(",", ":")
+    )
+    marker = record._replace(value=value.encode())
+    if entity == "card" and keyed:
+        yield marker
+    else:
+        yield from (marker._replace(partition=number) for number in range(PARTITIONS))
 
 
 def _odd(what: str, event: Payment, k: int, chance: random.Random) -> bytes:

@@ -24,8 +24,9 @@ from features.window import Sliding
 from models.canonical import digest
 from models.deployment import Deployment
 from models.join import Join, settle
+from models.join_forgotten import naming
 from models.project import Project
-from models.records import PredictionRecord, Sample, read_record
+from models.records import ForgetRecord, LoggedPrediction, PredictionRecord, Sample, read_record
 from models.snapshot import peek
 from models.spec import Model
 from streams.join_stage import rules_of
@@ -77,6 +78,7 @@ class Invariants:
 
     def _watch(self, deployment: Deployment) -> None:
         project, log = deployment.project, self._world.log.records
+        alone = len(self._world.deployments) == 1
         for source in project.sources:
             for group in deployment.groups[source.topic]:
                 place = Partition(group.topic, group.partition)
@@ -84,7 +86,7 @@ class Invariants:
                 self._models.setdefault(group, []).extend(project.requested_by(source))
         for model in project.models:
             for group in deployment.groups[model.log_topic]:
-                self._joins.setdefault(group, _Join(deployment, model, group, self.sent))
+                self._joins.setdefault(group, _Join(deployment, model, group, self.sent, alone=alone))
             (group,) = deployment.groups[model.samples_topic]
             self._learners.setdefault(group, _Learner(model, self.sent))
 
@@ -135,7 +137,11 @@ class Invariants:
             self.arrivals[Partition(group.topic, group.partition)],
             self.sent.read().predicted,
         )
-        for offset, _, event in _between(arrivals.read(), start, end):
+        for offset, *_ in arrivals.read().forgets:
+            told = {(group.name, offset, number) for number in self.sent.entries}
+            if start.next <= offset < end.next and not told <= self.sent.forgets:
+                raise Violation(f"{group.name}: {end.next} is scored, what {offset} forgets not sent")
+        for offset, _, event in _between(arrivals, start, end):
             if not any((event.id, model.fingerprint) in predicted for model in self._models[group]):
                 raise Violation(f"{group.name}: {end.next} is scored, the prediction of {offset} not sent")
 
@@ -200,6 +206,9 @@ class Invariants:
             and label.at <= first[ident].t + HORIZON
         }
         got = {s.id: s.label for s in taken if s.kind == "label"}
+        for ident in self._forgotten(first):  # the join's oracle knows which of them were in time
+            expected.pop(ident, None)
+            got.pop(ident, None)
         self.checked["samples"] += len(taken)
         if (
             self._world.hold != FOREVER
@@ -208,6 +217,15 @@ class Invariants:
         if got != expected:
             lost, other = expected.items() - got.items(), got.items() - expected.items()
             raise Violation(f"samples lost: {sorted(lost)}; not as labelled: {sorted(other)}")
+
+    def _forgotten(self, predictions: Mapping[str, PredictionRecord]) -> Iterator[str]:
+        """The ids of requests that have been forgotten, before or after they became samples."""
+        whom = {(entity, key) for arrivals in self.arrivals.values() for _, entity, key in arrivals.forgets}
+        self.checked["forgotten"] += len(whom)
+        for ident, prediction in predictions.items():
+            event = msgspec.json.decode(bytes(prediction.event))
+            if any((entity, event[entity]) in whom for entity in ("card", "shop")):
+                yield ident
 
     def _audited(self, deployment: Deployment, model: Model) -> None:
         """Recomputes every vector at its `as_of`, and every score by the version that it names."""
@@ -279,7 +297,8 @@ class _Fold:
         self._retain = {prefix: plan.retain for prefix, plan in zip(prefixes, plans, strict=True)}
         self._next, self._clock, self._previous = 0, NEVER, NEVER
         self._states: dict[str, State] = {}
-        self._versions: dict[str, list[tuple[int, bytes]]] = {}  # the bytes of a state from an offset on
+        # the bytes of a state from an offset on; None where it is forgotten
+        self._versions: dict[str, list[tuple[int, bytes | None]]] = {}
         self._entities = {}
         if arrivals is not None:
             for plan, prefix in zip(plans, prefixes, strict=True):
@@ -292,6 +311,11 @@ class _Fold:
             record = self._log[offset]
             prepared = None if record is None else self._decoder.prepare(offset, record.key, record.value)
             if prepared is None or prepared.refused is not None:
+                continue
+            if prepared.forgetting is not None:
+                for _, key, _, _ in prepared.parts:
+                    if self._states.pop(key, None) is not None:
+                        self._versions[key].append((offset + 1, None))
                 continue
             for plan, key, id32, values in prepared.parts:
                 gone = self._clock - plan.retain
@@ -332,7 +356,8 @@ class _Fold:
                 continue
             if store.get(key) != right:
                 raise Violation(f"{self._group.name}: {key} is not the fold of the log")
-            self._oracle(key, right, at)
+            if right is not None:
+                self._oracle(key, right, at)
         return len(self._versions)
 
     def _gone(self, key: str, data: bytes | None, clock: int) -> bool:
@@ -364,7 +389,7 @@ class _Fold:
                     raise Violation(f"{name} ms, is {value!r}, not {right!r}")
 
 
-def _version(versions: list[tuple[int, bytes]], end: int) -> tuple[int, bytes | None]:
+def _version(versions: list[tuple[int, bytes | None]], end: int) -> tuple[int, bytes | None]:
     return next((version for version in reversed(versions) if version[0] <= end), (0, None))
 
 
@@ -385,16 +410,21 @@ def _value(feature: Any, events: Sequence[oracle.Event], t: int) -> Any:
 class _Join:
     """One partition of a model's log, joined record by record."""
 
-    def __init__(self, deployment: Deployment, model: Model, group: Group, sent: Sent) -> None:
+    def __init__(
+        self, deployment: Deployment, model: Model, group: Group, sent: Sent, *, alone: bool
+    ) -> None:
+        self._alone = alone  # no other definition writes to its samples
         label = model.spec.label
         assert label is not None
         feeds = tuple(group.name for group in deployment.groups[label.source.topic])
-        rules = rules_of(deployment.project, model, feeds)
-        self._rules = msgspec.structs.replace(rules, vectors="redis")
-        self._join = Join(self._rules, group.name)
+        self._rules = rules_of(deployment.project, model, feeds)
+        named = naming(model.spec.request, deployment.project.entities.values())
+        self._join = Join(self._rules, group.name, named)
         self._model, self._group, self._sent = model, group, sent
         self._read = 0
         self._released: list[Sample] = []
+        self._logged: dict[int, LoggedPrediction] = {}
+        self._forgets: list[tuple[int, str, str]] = []
 
     def _to(self, end: int) -> None:
         for offset, entry in self._sent.read().entries[self._group.partition][self._read :]:
@@ -402,11 +432,22 @@ class _Join:
                 break
             self._read += 1
             record = read_record(msgspec.json.encode(entry))
-            self._released += settle(self._join.step(record, offset), {}, self._group.name, self._rules.name)
+            if isinstance(record, LoggedPrediction):
+                self._logged[offset] = record
+            if isinstance(record, ForgetRecord) and self._join.forgets(record):
+                self._forgets.append((offset, record.entity, record.key))
+            left = self._join.step(record, offset)
+            left = self._join.kept(left, self._logged)
+            self._released += settle(left, self._logged, self._group.name, self._rules.name)
 
     def check(self, end: int) -> None:
-        """All that the log up to here releases has been sent, as it is."""
+        """All that the log up to here releases has been sent, as it is; what it forgets, behind what left before."""
         self._to(end)
+        for at, *whom in self._forgets:
+            before = [self._sent.firsts.get(origin, 0) for origin in self._origins(at)]
+            told = self._sent.markers.get((whom[0], whom[1]), [])
+            if at < end and max(told, default=-1) < max(before, default=0):
+                raise Violation(f"{self._group.name}: {end} is committed, what {at} forgets not sent")
         for sample in self._released:
             if sample.offset >= end:
                 return
@@ -414,9 +455,29 @@ class _Join:
             if self._sent.origins.get(origin) != sample:
                 raise Violation(f"{self._group.name}: {end} is committed, {sample.id} of {origin} not sent")
 
+    def _counted_again(self) -> None:
+        """What came after the last thing that was forgotten stands behind it, too, if that was told again."""
+        if len(self._sent.entries) > 1 or not self._alone:
+            return  # each partition of the log, and each definition, tells it for itself
+        for at, *whom in self._forgets:
+            if (whom[0], whom[1]) in {(entity, key) for later, entity, key in self._forgets if later > at}:
+                continue
+            told = max(self._sent.markers[whom[0], whom[1]])
+            for s in self._released:
+                if s.offset > at and self._sent.lasts[s.fingerprint, s.source, s.offset, s.index] < told:
+                    raise Violation(
+                        f"{self._group.name}: {s.id} stands before what {at} forgets, and only there"
+                    )
+
+    def _origins(self, end: int) -> Iterator[tuple[str, str, int, int]]:
+        for s in self._released:
+            if s.offset < end:
+                yield s.fingerprint, s.source, s.offset, s.index
+
     def finish(self, end: int, thorough: bool) -> None:
         """Nothing else has been sent, and in this order; thorough: as the oracle of the join has it."""
         self.check(end)
+        self._counted_again()
         name, fingerprint = self._group.name, self._model.fingerprint
         mine = [
             sample
@@ -428,12 +489,17 @@ class _Join:
             raise Violation(f"samples of {name}: {[s.id for s in mine]}, not {[s.id for s in released]}")
         if not thorough:
             return
-        right = Oracle(self._rules, name)
+        right = Oracle(self._rules, name, _names)
         for offset, entry in self._sent.entries[self._group.partition]:
             right.fold(entry, offset)
         told = [_without_index(sample) for sample in right.samples if sample.fingerprint == fingerprint]
         if [_without_index(sample) for sample in mine] != told:
             raise Violation(f"samples of {name}: {[s.id for s in mine]}, not {[s.id for s in told]}")
+
+
+def _names(event: bytes) -> set[tuple[str, str]]:
+    told = msgspec.json.decode(event)
+    return {(entity, told[entity]) for entity in ("card", "shop")}
 
 
 def _without_index(sample: Sample) -> Sample:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from features.clock import NEVER
-from models.records import LogRecord, PredictionRecord, Sample, decode_record, decode_sample
+from models.records import ForgetRecord, LogRecord, PredictionRecord, Sample, decode_record, decode_sample
 from streams.log import Partition, Record
 from tests.features import oracle
 from tests.simulation.drawn import REFUSED
@@ -32,6 +33,7 @@ class Arrivals:
         self._previous = NEVER
         self.events: list[Arrival] = []
         self.refused: list[int] = []
+        self.forgets: list[tuple[int, str, str]] = []  # offset, entity, key
         self.clocks = [NEVER]  # the largest time that two records in a row have reached, by the next offset
 
     def read(self) -> Arrivals:
@@ -39,7 +41,10 @@ class Arrivals:
         for offset in range(len(self.clocks) - 1, len(self._records)):
             record, clock = self._records[offset], self.clocks[-1]
             event = None if record is None else self._event(record)
-            if event is None:
+            if record is not None and (record.value or b"").startswith(b'{"headrace.forget"'):
+                told = json.loads(record.value or b"")["headrace.forget"]
+                self.forgets.append((offset, told["entity"], told["key"]))
+            elif event is None:
                 self.refused.append(offset)
             else:
                 self.events.append(Arrival(offset, clock, event))
@@ -83,7 +88,13 @@ class Entities:
         """The events of an entity that count, of those before an offset."""
         retain, lateness = self.plan.retain, self.plan.source.lateness
         there: list[oracle.Event] = []
-        for offset, clock, event in self.read().get(entity, ()):
+        events, mine = self.read().get(entity, ()), (self.plan.entity, entity)
+        begin = max(
+            (at for at, *whom in self._arrivals.forgets if at < end and tuple(whom) == mine), default=0
+        )
+        for offset, clock, event in events:
+            if offset < begin:
+                continue
             if offset >= end:
                 break
             if event.t <= clock - retain:
@@ -107,8 +118,12 @@ class Sent:
         self.predicted: set[tuple[str, str]] = set()  # id, fingerprint
         self.labels: set[tuple[str, int]] = set()  # group, offset
         self.progress: set[tuple[str, int, int]] = set()  # group, offset, partition
-        self.samples: list[Sample] = []  # all of them
+        self.forgets: set[tuple[str, int, int]] = set()  # group, offset, partition
+        self.samples: list[Sample | None] = []  # by their offsets; None where something is forgotten
         self.origins: dict[tuple[str, str, int, int], Sample] = {}  # the first of each, in order
+        self.firsts: dict[tuple[str, str, int, int], int] = {}  # where it stands
+        self.lasts: dict[tuple[str, str, int, int], int] = {}  # and where it was sent last
+        self.markers: dict[tuple[str, str], list[int]] = {}  # where an entity and key are forgotten
         self.letters: set[tuple[str, int, int]] = set()  # topic, partition, offset
 
     def read(self) -> Sent:
@@ -119,15 +134,24 @@ class Sent:
                 self.entries[partition.number].append((record.offset, entry))
                 if isinstance(entry, PredictionRecord):
                     self.predicted.add((entry.id, entry.fingerprint))
+                elif isinstance(entry, ForgetRecord):
+                    self.forgets.add((entry.source, entry.offset, partition.number))
                 elif hasattr(entry, "label"):
                     self.labels.add((entry.source, entry.offset))
                 else:
                     self.progress.add((entry.source, entry.offset, partition.number))
         for record in self._new(self._samples_at):
+            if (record.value or b"").startswith(b'{"headrace.forget"'):
+                told = json.loads(record.value or b"")["headrace.forget"]
+                self.markers.setdefault((told["entity"], told["key"]), []).append(record.offset)
+                self.samples.append(None)
+                continue
             sample = decode_sample(record.value or b"")
             self.samples.append(sample)
             origin = (sample.fingerprint, sample.source, sample.offset, sample.index)
             self.origins.setdefault(origin, sample)
+            self.firsts.setdefault(origin, record.offset)
+            self.lasts[origin] = record.offset
         for partition in self._letters:
             for record in self._new(partition):
                 told = {name: (value or b"").decode() for name, value in record.headers}
@@ -139,7 +163,7 @@ class Sent:
         """The samples before an offset that a model learns: each origin once, in their order."""
         newest: dict[str, tuple[int, int]] = {}
         found = []
-        for sample in self.samples[:end]:
+        for sample in filter(None, self.samples[:end]):
             origin = (sample.offset, sample.index)
             if sample.fingerprint == fingerprint and origin > newest.get(sample.source, (-1, 0)):
                 newest[sample.source] = origin

@@ -11,7 +11,7 @@ import msgspec
 from models.canonical import digest
 from models.deployment import Deployment
 from models.learner import Learner
-from models.records import LabelRecord, PredictionRecord, ProgressRecord, Sample, decode_record, decode_sample
+from models.records import LogRecord, PredictionRecord, Sample, decode_record, decode_sample
 from models.spec import Model
 from streams.recompute import Log, Recompute, predictions_of, rescored, same_value, same_vector
 
@@ -49,7 +49,7 @@ def clean(findings: Audit, count: int) -> bool:
     return findings[1:] == ([], [], []) and len({p.id for p in findings.predictions}) == count
 
 
-def entries(log: Log, model: Model) -> list[PredictionRecord | LabelRecord | ProgressRecord]:
+def entries(log: Log, model: Model) -> list[LogRecord]:
     """The records of a model's log."""
     return [
         entry
