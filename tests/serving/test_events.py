@@ -50,6 +50,18 @@ async def test_the_future_is_kept_out_of_the_log(served: Served) -> None:
     assert answer.json()["errors"][0]["field"] == "at"
 
 
+@pytest.mark.parametrize("array", [False, True])
+async def test_who_may_send_events_cannot_take_others_back(served: Served, array: bool) -> None:
+    forgets = b'{"headrace.forget":{"entity":"card","key":"c1"},' + msgspec.json.encode(payment(1))[1:]
+    body = b"[" + msgspec.json.encode(payment(2)) + b"," + forgets + b"]" if array else forgets
+    answer = await served.client.post(
+        "/v1/events/payments", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert "headrace forget" in answer.text
+    assert served.outbox.sent == []
+
+
 async def test_without_a_broker_it_is_503(served: Served) -> None:
     served.outbox.away = True
     answer = await served.client.post("/v1/events/payments", json=payment(1))
