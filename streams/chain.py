@@ -56,6 +56,7 @@ class Chain:
         self._began: float | None = None
         self._next = NEVER
         self._joined: float | None = None
+        self._rewinds = 0  # of the store, that it has heard of
 
     def passed(self, request: Asked, since: float) -> bool:
         """Whether a request need not wait for outcomes.
@@ -65,6 +66,7 @@ class Chain:
             since: when it came, or when the last one of its partition was scored: in monotonic seconds.
         """
         t = request[1]
+        self._look_back()
         if self._moment > since and t < self._front:
             return t < self._bound or request in self._first
         return all(self._elsewhere.live(group, t, since) for group in self.groups)
@@ -86,6 +88,7 @@ class Chain:
                 that are scored before it because they stand before it in its partition.
         """
         now, reached = self._clock(), self._elsewhere.reached
+        self._look_back()
         if self._began is None:
             self._began, self._next, self._joined = now, labels, None
         if self._joined is None and all(reached(group) > self._began for group in self._logs):
@@ -105,3 +108,9 @@ class Chain:
             t < better and (self._moment <= since or t >= self._front) for t, since in waiting
         ):
             self._began = None
+
+    def _look_back(self) -> None:
+        """Has passed nothing any more when the store has gone back: the samples may have to be folded again."""
+        if self._rewinds != self._elsewhere.rewinds:
+            self._rewinds = self._elsewhere.rewinds
+            self._front, self._moment, self._began = NEVER, -1e18, None

@@ -7,7 +7,8 @@ next record, and of the request that it has to score next. Without the first, tw
 apart would wait for each other; without the second, one would run ahead of what the other's requests can still read.
 
 Looks are made beside the work and one at a time, so neither folding nor a rebalance waits for one; and only for those
-who ask, so a worker with nothing to do asks nobody.
+who ask, so a worker with nothing to do asks nobody. A store that goes back takes back what was found: whoever reads has
+to find a group where it `stood` at least, and what was known is forgotten wherever somebody sees that one went back.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class _Known:
     stands: tuple[int, int] = (-1, -1)  # next of its fold and of its scorer
     since: float = 0.0  # when they were first seen there
 
+    def forget(self) -> None:
+        """Takes nothing for passed until the next look."""
+        self.reached, self.front, self.asks, self.scored = -1e18, NEVER, NEVER, False
+
 
 class Elsewhere:
     """The groups that other processes fold. For one event loop.
@@ -89,6 +94,7 @@ class Elsewhere:
         self._renewed = -1e18
         self._task: asyncio.Task[None] | None = None
         self._looked = -1e18
+        self.rewinds = 0  # how often what was known was forgotten
 
     def passed(self, group: Group, t: int, since: float) -> bool:
         """Returns whether nothing up to an event time is still to come, strays aside.
@@ -118,6 +124,17 @@ class Elsewhere:
         """Returns when the newest end of its log that a group has reached was asked for, in monotonic seconds."""
         known = self._known.get(group)
         return -1e18 if known is None else known.reached
+
+    def stood(self, group: Group) -> int:
+        """Returns the position that a group had when it was last looked at: what it has passed it has passed there."""
+        known = self._known.get(group)
+        return 0 if known is None else known.stands[0]
+
+    def forget(self) -> None:
+        """Forgets how far everybody has come: the store has gone back, and with it whoever is of another opinion."""
+        self.rewinds += 1
+        for known in self._known.values():
+            known.forget()
 
     def clock(self, group: Group) -> int:
         """Returns the stored clock of a group; NEVER where it has none."""
@@ -212,11 +229,19 @@ class Elsewhere:
         wanted = {
             g: (*(keys.position(g.tag, reader) for reader in readers), keys.mark(g.tag)) for g in groups
         }
+        before = self.rewinds
         found = await self._context.store.read(wanted)
+        if self.rewinds != before:
+            return  # it may have been read before the store went back
+        folds = {
+            group: stored or (Position.start(NO_TOPIC) if join is None else Position.unpack(join))
+            for group, (stored, (_, join, _)) in found.items()
+        }
+        if any(fold.next < self.stood(group) for group, fold in folds.items()):
+            self.forget()
         now = self._context.monotonic()
-        for group, (stored, (score, join, noted)) in found.items():
-            known = self._known[group]
-            fold = stored or (Position.start(NO_TOPIC) if join is None else Position.unpack(join))
+        for group, (_, (score, _, noted)) in found.items():
+            known, fold = self._known[group], folds[group]
             scored = fold.next if score is None else Position.unpack(score).next
             mark = None if noted is None else Mark.unpack(noted)
             known.clock = fold.clock

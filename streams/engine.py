@@ -7,6 +7,7 @@ further ahead of a waiting request than it can answer for. Learners and joins go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,7 +27,7 @@ from .fold_stage import FoldStage
 from .join_stage import JoinStage
 from .learn_stage import LearnStage
 from .log import Bounds, Partition
-from .score_stage import ScoreStage, outcomes_read
+from .score_stage import Moved, ScoreStage, outcomes_read
 from .stage import Rewound, Stage
 from .stalls import Stall, Stalls, Stand
 from .transport import Flow
@@ -127,10 +128,16 @@ class Engine:
         self._chains = {} if self._elsewhere is None else {m.name: self._chain(m) for m in chained}
         for stage in self._of(ScoreStage):
             stage.bind(self._folds, self._elsewhere, self._chains)
+        self._share()
+
+    def _share(self) -> None:
+        """Tells whose requests others score: also those of partitions that others have taken over."""
+        deployment = self.context.deployment
+        mine = {group for group, fold in self._folds.items() if not fold.fenced}
         asked = {model.spec.request.topic for model in deployment.project.models}
-        self._others = [g for topic in asked for g in deployment.groups[topic] if g not in self._folds]
+        self._others = [g for topic in asked for g in deployment.groups[topic] if g not in mine]
         every = [g for source in deployment.project.sources for g in deployment.groups[source.topic]]
-        self._shared = 0 < len(self._folds) < len(every)
+        self._shared = 0 < len(mine) < len(every)
 
     def _chain(self, model: Model) -> Chain:
         groups = self.context.deployment.groups
@@ -283,7 +290,7 @@ class Engine:
         groups = self.context.deployment.groups
         wanted.update(dict.fromkeys(group for fold in silent for group in groups[fold.partition.topic]))
         wanted.update(dict.fromkeys(group for chain in self._chains.values() for group in chain.groups))
-        marks = {fold.group: self._mark(fold) for fold in self._folds.values()}
+        marks = {fold.group: self._mark(fold) for fold in self._folds.values() if not fold.fenced}
         waiting = any(stage.waits_elsewhere() for stage in asking)
         self._elsewhere.look(wanted, marks if self._shared else {}, waiting)
         if waiting:
@@ -342,12 +349,23 @@ class Engine:
 
     def _mark(self, fold: FoldStage) -> Mark:
         scorer = self._scorer(fold.partition)
-        return fold.mark(fold.next, None) if scorer is None else fold.mark(scorer.next, scorer.oldest())
+        return fold.mark(fold.next if scorer is None else scorer.next, self._asks(fold))
+
+    def _asks(self, fold: FoldStage) -> int | None:
+        """Returns the time of the request of a partition that is scored next; None where none waits.
+
+        One that has not come yet, after a claim, is hardly older than the clock of the fold that has passed it.
+        """
+        scorer = self._scorer(fold.partition)
+        if scorer is None:
+            return None
+        coming = self._flow is not None and self._flow.position(fold.partition) < fold.next
+        return fold.fold.position.clock if coming and not scorer.pending else scorer.oldest()
 
     async def _fold(self) -> bool:
         """Folds what every partition has up to one event time; the partitions wait for their outputs side by side."""
         folds = [fold for fold in self._of(FoldStage) if not fold.fenced]
-        waiting = [t for t in (stage.oldest() for stage in self._of(ScoreStage)) if t is not None]
+        waiting = [t for t in map(self._asks, folds) if t is not None]
         if self._elsewhere is not None and self._shared:
             waiting.extend(self._elsewhere.asks(group) for group in self._others)
         behind = [fold for fold in folds if fold.read != fold.next]
@@ -380,10 +398,19 @@ class Engine:
             return await stage.score(stage.holds())
         except Rewound:
             self._reread(stage.partition)
-            return False
+        except Moved:
+            self._forget_others()
+            self._checked = -1e18  # the stages of this process are to hear of it now
+        return False
+
+    def _forget_others(self) -> None:
+        if self._elsewhere is not None:
+            self._elsewhere.forget()
 
     def _reread(self, partition: Partition) -> None:
         """Reads a partition again from where its stages stand; what was fetched is dropped."""
+        self._forget_others()
+        self._share()
         stages = self.stages[partition]
         for stage in stages:
             if isinstance(stage, FoldStage):
@@ -415,7 +442,8 @@ class Engine:
                 await JoinStage.claimed(context, group, bounds.topic_id, bounds.earliest),
                 model,
             )
-            await join.load()
+            with contextlib.suppress(Rewound):  # it stands where the store does
+                await join.load()
             stages.append(join)
         model = self._samples.get(topic)
         if model is not None and "learn" in self.roles:

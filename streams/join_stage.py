@@ -11,7 +11,7 @@ import msgspec
 
 from features import keys
 from features.forgetting import Forgetting, encode_forgetting
-from features.store import Group, Position, Writes
+from features.store import NO_TOPIC, Group, Position, Writes
 from models.join import Join, JoinRules, Leaving, portions, settle
 from models.join_forgotten import naming
 from models.join_rules import UNLABELLED
@@ -62,11 +62,18 @@ class JoinStage(Stage):
         self._told = False  # that it is full
 
     async def load(self) -> None:
-        """Reads the pending predictions, as they stand at the position."""
-        key = keys.join(self.group.tag)
-        cells = await self.context.patiently(
-            "read pending predictions", lambda: self.context.store.fields(key)
-        )
+        """Reads the pending predictions, as they stand at the position.
+
+        Raises:
+            Rewound: the store stood elsewhere by then. Its position is now that of what was read.
+        """
+        store, key = self.context.store, keys.join(self.group.tag)
+        cells = await self.context.patiently("read pending predictions", lambda: store.fields(key))
+        # those of another prefix would be joined once more, and their samples are sent before the commit is refused
+        place = {self.group: [keys.position(self.group.tag, self.reader)]}
+        found = await self.context.patiently("read a position", lambda: store.read(place))
+        (stored,) = found[self.group].values
+        await self.check(Position.start(NO_TOPIC) if stored is None else Position.unpack(stored))
         self.join = Join.load(self.rules, self.group.name, cells, self._named)
         self._tell()
 

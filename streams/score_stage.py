@@ -2,6 +2,7 @@
 
 It reads what a request reads in the API, by the same code, and its own event may stand in the states already or not. A
 request waits until the sources that it reads have passed its time, while they catch up; nothing else waits with it.
+What it then reads is taken if the store stands where the waiting ended: it may have gone back, or have another owner.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from .stage import Stage, logged
 BATCH = 512  # requests scored at a time
 
 Hold = Callable[[Prepared, float], bool]  # whether a request that came at a moment has to wait
+
+
+class Moved(Exception):
+    """The store does not stand where requests were let through; they wait again."""
 
 
 def _asks(prepared: Prepared) -> bool:
@@ -181,6 +186,14 @@ class ScoreStage(Stage):
             return True
         return not self._outcomes_passed(prepared, since)
 
+    def _stands(self) -> dict[Group, int]:
+        """Returns the position of every group that requests read, as it is when they have not to wait any more."""
+        distant, elsewhere = self.distant(), self._elsewhere
+        stands = {g: self._folds[g].fold.position.next for g in self._groups if g not in distant}
+        if elsewhere is not None:
+            stands.update((group, elsewhere.stood(group)) for group in distant)
+        return stands
+
     async def score(self, hold: Hold) -> bool:
         """Scores what need not wait; returns whether there was anything.
 
@@ -189,29 +202,36 @@ class ScoreStage(Stage):
 
         Raises:
             Rewound: another worker scores this partition now.
+            Moved: the store stands elsewhere, and nothing was scored.
         """
-        batch: list[tuple[Any, Any]] = []
+        batch: list[tuple[Any, Any, float]] = []
+        expired = 0
         now = self.context.monotonic()
         while self.pending and len(batch) < BATCH:
-            prepared, record, since = self.pending[0]
+            prepared, _, since = self.pending[0]
             if prepared.forgetting is not None and batch:
                 break  # what was asked before it is logged before it, and what is asked after it after
             if _asks(prepared) and hold(prepared, since) and hold(*(self._upcoming() or (prepared, since))):
                 if now - since < self.context.hold:
                     break
-                for model in self.models:
-                    self.context.metrics.hold_expired.labels(model.name).inc()
-                self.context.counts["hold_expired"] += 1
-            batch.append((prepared, record))
-            self.pending.popleft()
+                expired += 1
+            batch.append(self.pending.popleft())
             if prepared.forgetting is not None:
                 break
         if not batch:
             return False
-        good = [(p, r, Request(p.event, p.t, self.partition.number)) for p, r in batch if _asks(p)]
-        out: list[Outgoing] = self._forget(*batch[0])
-        for model, scorer in zip(self.models, self.scorers, strict=True):
-            out.extend(await self._predictions(model, scorer, good))
+        good = [(p, r, Request(p.event, p.t, self.partition.number)) for p, r, _ in batch if _asks(p)]
+        stands = self._stands()
+        out = self._forget(*batch[0][:2])
+        try:
+            for model, scorer in zip(self.models, self.scorers, strict=True):
+                out.extend(await self._predictions(model, scorer, good, stands))
+        except Moved:
+            self.pending.extendleft(reversed(batch))
+            raise
+        for model in self.models:
+            self.context.metrics.hold_expired.labels(model.name).inc(expired)
+        self.context.counts["hold_expired"] += expired
         await self.context.send(out)
         self._sent = self.context.monotonic()
         end = self.position._replace(next=batch[-1][1].offset + 1)
@@ -238,10 +258,14 @@ class ScoreStage(Stage):
         ]
 
     async def _predictions(
-        self, model: Model, scorer: Scorer, requests: Sequence[tuple[Any, Any, Request]]
+        self,
+        model: Model,
+        scorer: Scorer,
+        requests: Sequence[tuple[Any, Any, Request]],
+        stands: Mapping[Group, int],
     ) -> list[Outgoing]:
         places = [scorer.places(request) for _, _, request in requests]
-        states, positions = await self._states(scorer.reads(places), places)
+        states, positions = await self._states(scorer.reads(places), places, stands)
         predictor = self.context.feed.predictor(model.name)
         partitions = self.context.partitions(model.log_topic)
         out: list[Outgoing] = []
@@ -272,9 +296,21 @@ class ScoreStage(Stage):
         return out
 
     async def _states(
-        self, wanted: Mapping[Group, Sequence[str]], places: Sequence[Sequence[Place]]
+        self,
+        wanted: Mapping[Group, Sequence[str]],
+        places: Sequence[Sequence[Place]],
+        stands: Mapping[Group, int],
     ) -> tuple[dict[str, Kept | None], dict[Group, int]]:
-        """Returns the states behind requests: from the folds of this process where they hold them, or the store."""
+        """Returns the states behind requests: from the folds of this process where they hold them, or the store.
+
+        Args:
+            wanted: the keys, by group.
+            places: where they come from.
+            stands: where the groups stood when the requests were let through.
+
+        Raises:
+            Moved: one does not stand there any more: a fold of this process, or behind it one of another.
+        """
         states: dict[str, Kept | None] = {}
         positions: dict[Group, int] = {}
         rest: dict[Group, list[str]] = {}
@@ -291,13 +327,8 @@ class ScoreStage(Stage):
             store = self.context.store
             found = await self.context.patiently("read states", lambda: store.read(rest))
             read, at = decode_reads(places, rest, found)
-            moved = [group for group in rest if positions.get(group, at[group]) != at[group]]
-            if moved:  # the store was rewound, or has another owner: what is cached is of another prefix
-                whole = {group: list(wanted[group]) for group in moved}
-                found = await self.context.patiently("read states", lambda: store.read(whole))
-                again, then = decode_reads(places, whole, found)
-                read.update(again)
-                at.update(then)
+            if any(at[g] != positions.get(g, at[g]) or at[g] < stands.get(g, 0) for g in rest):
+                raise Moved
             states.update(read)
             positions.update(at)
         return states, positions

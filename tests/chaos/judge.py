@@ -86,12 +86,8 @@ async def judge(
     options: Options,
     versions: Mapping[int, str],
     callers: Callers,
-    rewound: int,
 ) -> Judgement:
     """Compares everything; nobody works any more.
-
-    A worker that reads a store which has just gone back sees less than it has seen, and says so in `as_of`: a run with
-    rewinds has each vector as the log gives it there, and not always that of a run in which nothing happened.
 
     Args:
         shop: the project and its log.
@@ -99,13 +95,12 @@ async def judge(
         options: of the run.
         versions: digests of the versions that were seen served.
         callers: what the API answered.
-        rewound: how many positions went back.
     """
     found = _Judge(shop, options)
     with blocking.Redis.from_url(url) as client:
         _states(found, client)
         _oracle(found, client)
-        _learned(found, client, versions, orderly=not (rewound or options.wide))
+        _learned(found, client, versions)
     _predictions(found, shop.log, callers)
     return Judgement(found.compared, found.findings)
 
@@ -236,7 +231,7 @@ def _decoded(log: LogReader, group: Group, event: Any) -> Iterator[tuple[int, An
 # samples and versions
 
 
-def _learned(found: _Judge, client: Any, versions: Mapping[int, str], *, orderly: bool) -> None:
+def _learned(found: _Judge, client: Any, versions: Mapping[int, str]) -> None:
     """The samples are the judged payments, each once; each version seen is their fold; the last one is served."""
     shop = found.shop
     labels = {
@@ -263,10 +258,7 @@ def _learned(found: _Judge, client: Any, versions: Mapping[int, str], *, orderly
         found.check("labels of samples", sample.label is right, f"{sample.id} is {sample.label}, not {right}")
         if clean is not None:
             same = clean.vectors[sample.id] == _short(sample.vector)
-            if orderly:
-                found.check("samples as of a clean run", same, f"{sample.id} of {sample.t}: {sample.vector}")
-            elif not same:
-                found.compared["samples of a store that had gone back"] += 1
+            found.check("samples as of a clean run", same, f"{sample.id} of {sample.t}: {sample.vector}")
             number = len(seen) - 1
             same = clean.order[number : number + 1] == [sample.id]
             found.check("order of samples", same, f"{sample.id} is number {number}")
@@ -284,7 +276,7 @@ def _learned(found: _Judge, client: Any, versions: Mapping[int, str], *, orderly
     digest = model_digest(learner)
     same = (served.version, served.digest) == (learner.version, digest)
     found.check("the last version", same, f"{served.version} is served of {learner.version}, or differs")
-    if clean is not None and orderly:
+    if clean is not None:
         same = clean.digest == digest
         found.check("the clean run", same, f"it ends with {clean.digest}, this one with {digest}")
 

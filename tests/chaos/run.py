@@ -145,9 +145,7 @@ class Run:
             self.producer = await stack.enter_async_context(Producer(self.kafka.bootstrap))
             await self._live()
             self.tell("judging")
-            judgement = await judge(
-                self.rig, self.redis.url, options, self.versions, self.callers, self.rewound
-            )
+            judgement = await judge(self.rig, self.redis.url, options, self.versions, self.callers)
         return Report(
             options,
             self.done,

@@ -37,8 +37,7 @@ def live(case: Case) -> World:
         deployments = [loop.run_until_complete(house.deployment()) for house in houses]
         faults = faults_of(case)
         if life.orderly:
-            # whether a request is live, or a state was read of a store that had just gone back, shows in its vector
-            faults = faults._replace(clock=0, rewind=0)
+            faults = faults._replace(clock=0)  # whether a request is live shows in its vector
         world = World(houses, deployments, chance, faults, loop, sides=life.sides, hold=life.hold)
         invariants = world.committed = Invariants(world, life.keyed)
         if life.backlog:

@@ -100,6 +100,11 @@ async def test_a_chain_is_passed_when_the_join_and_then_the_fold_have_reached_th
     assert [chain.passed(("p", t), began) for t in (49, 50)] == [True, False]
     await house.store.commit(taken, start, start._replace(next=1), Writes())
     assert await gone_through() == [True, False]
+    elsewhere.forget()
+    assert not chain.passed(("p", 99), began), (
+        "the store has gone back: the samples may have to be folded again"
+    )
+    assert await gone_through() == [True, False]
 
 
 async def test_requests_out_of_order_in_their_partition_do_not_wait_for_each_other() -> None:
