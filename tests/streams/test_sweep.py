@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from features.forgetting import Forgetting, encode_forgetting
 from features.group import FoldGroup
 from features.memory import MemoryStore
+from features.partition import partition_of
 from features.store import NO_TOPIC, Position
 from models.deployment import deploy, topics_of
+from streams.producer import Outgoing
 from streams.recompute import Recompute, predictions_of, same_vector
 from tests.streams.memory_log import House
 from tests.streams.shop import DAY, HOUR, START, Payment, build, business, sent
@@ -27,6 +30,27 @@ async def test_states_of_idle_entities_go_and_every_vector_is_still_that_of_the_
     found = list(Recompute(deployment, model, house.log).vectors(predictions_of(house.log, model)))
     assert len(found) == 541
     assert all(f.assembled and same_vector(f.assembled.vector, f.prediction.vector) for f in found)
+
+
+async def test_what_is_forgotten_goes_also_with_a_commit_that_removes_idle_ones() -> None:
+    house = House(build("shop"))
+    topic = house.project.source("payments").topic
+    partitions = house.topics[topic]
+    for hour in range(24 * 20):
+        at = START + hour * HOUR
+        often, once = Payment(f"p{hour}", "c", "s", 1.0, at), Payment(f"o{hour}", f"once{hour}", "s", 1.0, at)
+        for outgoing in sent(house.project, often, once):
+            house.log.append(outgoing)
+        if hour % 2 and hour > 60:  # the others are left to become idle
+            whom = f"once{hour - 60}"
+            what, card = encode_forgetting(Forgetting("card", whom)), partition_of(whom.encode(), partitions)
+            house.log.append(Outgoing(topic, None, what, (), at, card))
+    worker = await house.worker(largest=40)
+    await worker.end()
+    left = {int(key.rpartition(".once")[2]) for key in house.store.values if ".once" in key}
+    assert left
+    assert not [hour for hour in left if hour % 2 and hour < 24 * 20 - 60]
+    assert max(left) - min(left) < 24 * 20 / 2  # idle ones have been removed meanwhile
 
 
 async def test_a_state_is_the_same_bytes_whether_it_was_removed_before_its_entity_came_back() -> None:
