@@ -37,6 +37,8 @@ from .security import Brokers, Kafka
 
 NO_TOPIC_ID = bytes(16)
 """The id of a topic whose broker gives none."""
+READER_GROUP = "headrace-log-reader"
+"""The group that readers of the log name, as they have to, and never join."""
 
 _BATCH = 10_000
 _MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin; it has no DescribeTopicPartitions
@@ -221,7 +223,7 @@ class LogReader:
             return
         # auto.offset.reset=error: the default would go on from another offset and say nothing.
         config = self._config() | {
-            "group.id": "headrace-log-reader",  # required, never joined: `assign` needs no group
+            "group.id": READER_GROUP,  # required, never joined: `assign` needs no group
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,

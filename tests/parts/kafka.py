@@ -111,6 +111,11 @@ class KafkaServer:
         """The process of the server, None while it does not run."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def said(self) -> str:
+        """What the server has written to its log since it was started."""
+        return self._log.read_text(errors="replace")
+
     def create_topic(
         self, name: str, partitions: int, config: Mapping[str, str] | None = None, replicas: int = 1
     ) -> None:
@@ -237,6 +242,8 @@ class KafkaServer:
         return [
             *(java, f"-Xmx{self._heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
+            # what an authorizer refuses, where there is one
+            "-Dorg.slf4j.simpleLogger.log.kafka.authorizer.logger=info",
             *("-cp", f"{kafka_jars()}/*"),
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +68,44 @@ def secured_kafka(folder: Path) -> Iterator[Secured]:
     with KafkaServer.start(folder / "kafka", beside=ports, more=more) as server:
         _add_user(server)
         yield Secured(server, ports, ca, stranger, client, client_key)
+
+
+class Guarded(NamedTuple):
+    """A server that asks users of SASL PLAIN what they may do; who comes to `server.bootstrap` may do all."""
+
+    server: KafkaServer
+    bootstrap: str
+    passwords: Mapping[str, str]
+
+    def librdkafka(self, user: str) -> dict[str, str]:
+        """The settings of a client of confluent-kafka."""
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": user,
+            "sasl.password": self.passwords[user],
+        }
+
+    def refused(self) -> list[str]:
+        """What it has refused since it was started, a line each."""
+        return [line for line in self.server.said.splitlines() if " is Denied operation " in line]
+
+
+@contextmanager
+def guarded_kafka(folder: Path, users: Iterable[str]) -> Iterator[Guarded]:
+    """Starts it, with Kafka's own authorizer, and nothing allowed to anybody."""
+    passwords = {user: f"word of {user}" for user in users}
+    port = free_port()
+    known = " ".join(f'user_{user}="{word}"' for user, word in passwords.items())
+    more = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",  # the broker itself, and whoever comes without a password
+        "listener.name.sasl_plaintext.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl_plaintext.plain.sasl.jaas.config": f"{_LOGIN}.plain.PlainLoginModule required {known};",
+    }
+    with KafkaServer.start(folder, beside={"SASL_PLAINTEXT": port}, more=more) as server:
+        yield Guarded(server, f"127.0.0.1:{port}", passwords)
 
 
 def _add_user(server: KafkaServer) -> None:
