@@ -24,6 +24,7 @@ from serving.app import create_app
 from serving.errors import OutboxRefused, OutboxUnavailable
 from serving.gate import Gate
 from serving.settings import Settings as Limits
+from serving.tokens import Tokens
 from streams.context import Context
 from streams.engine import ROLES, Engine
 from streams.errors import DeliveryRefused, StreamsError
@@ -148,6 +149,7 @@ async def serve(
     port: int = 8000,
     limits: Limits | None = None,
     keys: Path | None = None,
+    tokens: Tokens | None = None,
     tls: listening.Tls | None = None,
     started: Callable[[str], None] | None = None,
 ) -> None:
@@ -156,7 +158,7 @@ async def serve(
     Raises:
         HeadraceError, StreamsError: the API cannot start; the message says why and what to do.
     """
-    gate = None if keys is None else Gate(keys)
+    gate = None if keys is None and tokens is None else Gate(keys, tokens=tokens)
     topics = await asyncio.to_thread(partitions_now, loaded, bootstrap)
     key = snapshot_key(loaded, secret)
     async with deployed(loaded, redis, topics) as (store, deployment), Producer(bootstrap) as producer:

@@ -66,9 +66,18 @@ class Settings(BaseSettings):
     keys: Path | None = Field(
         None, description="File of API keys; without one the API asks nobody for a key."
     )
+    jwks: str | None = Field(
+        None,
+        description="Public keys of the issuer of tokens: https address or file of a JSON Web Key Set.",
+    )
+    jwt_issuer: str | None = Field(None, description="What a token must have as its issuer, `iss`.")
+    jwt_audience: str | None = Field(None, description="What a token must have in its audience, `aud`.")
+    jwt_rate: str | None = Field(
+        None, description="Requests that each subject of tokens may make: 200/second; no bound without."
+    )
     insecure: bool = Field(
         False,
-        description="Listen to other machines without API keys: whoever reaches the API may do anything.",
+        description="Listen to other machines without API keys or tokens: whoever reaches the API may do anything.",
     )
     tls_cert: Path | None = Field(
         None, description="PEM file of the API's certificate and those that lead to its authority."

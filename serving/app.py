@@ -71,7 +71,7 @@ def create_app(
         settings: the limits.
         metrics: of the process.
         now_ms: the wall clock, for refusing events of the future.
-        gate: admits by API keys; None admits everybody.
+        gate: admits by API keys and tokens; None admits everybody.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()

@@ -4,6 +4,7 @@ HeadraceError
 ├── OutboxUnavailable    recoverable: the broker has not acknowledged; answered 503
 ├── OutboxRefused        the broker will never take this record; answered 500
 ├── KeysUnusable         the file of API keys; the process does not start, or keeps the keys that it has
+├── IssuerUnusable       the keys of the issuer of tokens; likewise
 └── CannotListen         the address is taken, or the certificate cannot be used; the process does not start
 
 An adapter of the outbox translates its client's errors into these. HTTP statuses are decided in `problems`.
@@ -24,6 +25,10 @@ class OutboxRefused(HeadraceError):
 
 class KeysUnusable(HeadraceError):
     """The file of API keys cannot be read, or a line of it is none."""
+
+
+class IssuerUnusable(HeadraceError):
+    """The keys of the issuer of tokens cannot be fetched, or are none."""
 
 
 class CannotListen(HeadraceError):

@@ -30,7 +30,7 @@ class Front:
         limit: how many may be in hand.
         retry_after: seconds that one too many is asked to wait.
         models: the names that may be a label; a caller could make up any other.
-        gate: admits by keys; None admits everybody.
+        gate: admits by keys and tokens; None admits everybody.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Front:
         began = time.perf_counter()
         path: str = scope["path"]
         if self._gate is not None:  # before the limit: who has no key takes nobody's place
-            refused = self._gate.admit(scope)
+            refused = await self._gate.admit(scope)
             if refused is not None:
                 await respond(path, refused)(scope, receive, watched)
                 self._observe(scope, status, began)

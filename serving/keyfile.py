@@ -20,15 +20,9 @@ from pathlib import Path
 
 from limits import RateLimitItem, parse
 
+from .caller import SCOPES, Caller, granted
 from .errors import KeysUnusable
 
-SCOPES = {
-    "predict": "predictions",
-    "read": "features, models, status, metrics and the documents of the API",
-    "ingest": "events of sources that are no labels",
-    "label": "labels",
-    "admin": "everything",
-}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 HEAD = "# API keys of Headrace: id, SHA-256 of the secret, scopes; then rate= and expires= where they are set"
@@ -51,10 +45,10 @@ class Key:
     scopes: tuple[str, ...]
     rate: RateLimitItem | None = None
     expires: float | None = None
-    grants: frozenset[str] = field(init=False, repr=False)
+    caller: Caller = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grants", frozenset(SCOPES if "admin" in self.scopes else self.scopes))
+        object.__setattr__(self, "caller", Caller(f"API key {self.id}", granted(self.scopes), self.rate))
 
     def line(self) -> str:
         """Returns its line of the file."""

@@ -93,37 +93,47 @@ def busy(retry_after: int) -> Problem:
 
 
 def unauthorized(error: str, detail: str) -> Problem:
-    """Returns the problem of a request without a usable key; RFC 6750 says how it is told."""
+    """Returns the problem of a request without a usable key or token; RFC 6750 says how it is told."""
     told = 'Bearer realm="headrace"' + (f', error="{error}"' if error else "")
     return Problem(
         401,
         "unauthorized",
-        "No usable API key",
-        f"{detail}; send one as Authorization: Bearer KEY or X-API-Key: KEY",
+        "No usable API key or token",
+        f"{detail}; send Authorization: Bearer KEY-OR-TOKEN, or X-API-Key: KEY",
         headers={"WWW-Authenticate": told},
     )
 
 
-def forbidden(key: str, scope: str) -> Problem:
-    """Returns the problem of a key that may not do this."""
+def forbidden(caller: str, scope: str) -> Problem:
+    """Returns the problem of a caller that may not do this."""
     told = f'Bearer realm="headrace", error="insufficient_scope", scope="{scope}"'
     return Problem(
         403,
         "forbidden",
         "Not allowed",
-        f"the API key {key} has not the scope {scope}",
+        f"the {caller} has not the scope {scope}",
         headers={"WWW-Authenticate": told},
     )
 
 
-def too_often(key: str, seconds: int) -> Problem:
-    """Returns the problem of a key that has used up its rate."""
+def too_often(caller: str, seconds: int) -> Problem:
+    """Returns the problem of a caller that has used up its rate."""
     return Problem(
         429,
         "too-often",
-        "Too many requests of a key",
-        f"the API key {key} has made the requests that its rate allows",
+        "Too many requests of a caller",
+        f"the {caller} has made the requests that its rate allows",
         headers={"Retry-After": str(seconds)},
+    )
+
+
+def no_issuer() -> Problem:
+    """Returns the problem of a token while the keys of its issuer have never been fetched."""
+    return _later(
+        "issuer-unavailable",
+        "Tokens cannot be checked",
+        "the keys of the issuer are not known yet; try again",
+        5,
     )
 
 

@@ -130,3 +130,41 @@ def test_a_private_key_needs_its_certificate(cli: Cli) -> None:
     answer = cli("serve", PAYMENTS, "--tls-key", "key.pem")
     assert answer.code == 2
     assert "without its certificate" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"--jwks": "x.json", "--jwt-issuer": "i"}, "--jwt-audience"),
+        ({"--jwks": "x.json", "--jwt-audience": "a"}, "--jwt-issuer"),
+        ({"--jwt-issuer": "i", "--jwt-audience": "a"}, "--jwks"),
+        ({"--jwt-rate": "1/second"}, "--jwks"),
+    ],
+)
+def test_tokens_are_not_checked_by_halves(cli: Cli, given: dict[str, str], missing: str) -> None:
+    answer = cli("serve", PAYMENTS, *(word for pair in given.items() for word in pair))
+
+    assert answer.code == 2
+    assert f"without {missing}" in answer.err
+    for part in ("where:", "why:", "fix:"):
+        assert part in answer.err
+
+
+@pytest.mark.parametrize(
+    ("where", "rate", "code", "said"),
+    [
+        ("nowhere.json", "1/second", 1, "No such file"),
+        ("http://issuer.example/jwks", "1/second", 1, "exchange the keys"),
+        ("nowhere.json", "often", 2, "--jwt-rate cannot be"),
+    ],
+)
+def test_keys_of_an_issuer_that_cannot_be_used_end_the_command(
+    cli: Cli, where: str, rate: str, code: int, said: str
+) -> None:
+    words = ("--jwks", where, "--jwt-issuer", "i", "--jwt-audience", "a", "--jwt-rate", rate)
+    answer = cli(
+        "serve", PAYMENTS, "--host", "0.0.0.0", *words
+    )  # tokens open it to other machines, as keys do
+
+    assert answer.code == code
+    assert said in answer.err

@@ -20,9 +20,10 @@ from features.redis import RedisStore
 from models.deployment import deploy, topics_of
 from models.feed import ModelFeed
 from serving.app import create_app
+from serving.caller import SCOPES
 from serving.errors import KeysUnusable
 from serving.gate import OPEN, Gate
-from serving.keyfile import SCOPES, Key, by_digest, drawn, rate_of, time_of
+from serving.keyfile import Key, by_digest, drawn, rate_of, time_of
 from serving.metrics import Metrics
 from serving.settings import Settings
 from tests.serving import shop
