@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := features models streams serving headrace
+SBOM ?= build/sbom.json
 CHECKED := $(ROOMS) tests $(wildcard docs/examples)
 
 # uv comes from PATH, else from PyPI into .tools/; it must never bring a Python of its own.
@@ -40,8 +41,21 @@ types: .venv/.ready  ## mypy --strict
 imports: .venv/.ready  ## the rooms import downwards only
 	$(BIN)/lint-imports --no-logo
 
+.PHONY: sbom
+sbom: .venv/.ready  ## list what is shipped, as CycloneDX (build/sbom.json)
+	mkdir -p build
+	$(BIN)/python -m tests.supply runtime > build/runtime.txt
+	PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --output-file $(SBOM) build/runtime.txt
+
+.PHONY: audit
+audit: .venv/.ready  ## ask what is known against what is shipped; says so where nobody can be asked
+	mkdir -p build
+	$(BIN)/python -m tests.supply runtime > build/runtime.txt
+	$(BIN)/python -m tests.supply audit build/runtime.txt $(ARGS)
+
 .PHONY: check
-check: lint types imports test  ## exactly what CI runs
+check: lint types imports sbom test  ## what CI runs, after make audit
 
 .PHONY: bench
 bench: .venv/.ready  ## measure throughput and latency here

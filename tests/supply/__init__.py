@@ -1,0 +1,1 @@
+"""What is shipped with Headrace: the run-time part of the lock, and what is known against it."""
