@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import ssl
@@ -12,8 +13,11 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import httpx
+import jwt
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 from features.embedded import EmbeddedRedis
 from headrace.demo.feeding import payment
@@ -100,16 +104,23 @@ def test_the_loop_runs_behind_tls_and_passwords(cli: Cli, there: Places, tmp_pat
     assert quote(REDIS_PASSWORD, safe="") not in said
 
 
-def test_the_api_serves_with_tls_and_keys_behind_tls_and_passwords(
+def test_the_api_serves_with_tls_keys_and_tokens_behind_tls_and_passwords(
     cli: Cli, there: Places, tmp_path: Path
 ) -> None:
     assert cli("topics", "apply", PAYMENTS, "--partitions", 1).code == 0
     keys = tmp_path / "keys"
     secret = cli("keys", "new", keys, "--id", "till", "--scope", "read").out.strip()
     certificate, key = (there.kafka.ca.with_name(f"broker{ending}.pem") for ending in ("", "-key"))
+    signer, jwks = ec.generate_private_key(ec.SECP256R1()), tmp_path / "jwks.json"
+    jwks.write_text(
+        json.dumps({"keys": [ECAlgorithm.to_jwk(signer.public_key(), as_dict=True) | {"kid": "1"}]})
+    )
+    claims = {"iss": "i", "aud": "a", "sub": "s", "exp": int(time.time()) + 600, "scope": "read"}
+    token = jwt.encode(claims, signer, "ES256", headers={"kid": "1"})
     files = ("--keys", keys, "--tls-cert", certificate, "--tls-key", key)
+    issuer = ("--jwks", jwks, "--jwt-issuer", "i", "--jwt-audience", "a", "--jwt-rate", "1/day")
 
-    api = headrace("serve", PAYMENTS, "--port", 0, *files, env={**os.environ, **there.variables})
+    api = headrace("serve", PAYMENTS, "--port", 0, *files, *issuer, env={**os.environ, **there.variables})
     try:
         assert api.stderr is not None
         said = ""
@@ -124,13 +135,18 @@ def test_the_api_serves_with_tls_and_keys_behind_tls_and_passwords(
                 for path in ("/livez", "/v1/models")
                 for headers in ({}, {"authorization": f"Bearer {secret}"})
             ]
+            by_token = [
+                client.get("/v1/models", headers={"authorization": f"Bearer {shown}"}).status_code
+                for shown in (token, token, token[:-9])
+            ]
     finally:
         api.terminate()
         _, rest = api.communicate()
 
     assert answers == [200, 200, 401, 200]
+    assert by_token == [200, 429, 401]
     assert api.returncode == 0, rest
-    for hidden in (secret, PASSWORD, REDIS_PASSWORD, quote(REDIS_PASSWORD, safe="")):
+    for hidden in (secret, token, PASSWORD, REDIS_PASSWORD, quote(REDIS_PASSWORD, safe="")):
         assert hidden not in said + rest
 
 
