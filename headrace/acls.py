@@ -84,6 +84,8 @@ def roles(project: Project) -> dict[str, _Granted]:
                 _reading(),
             ]
         ),
+        # forget
+        "eraser": _merged([_granted("topic", given, "Write"), _granted("topic", ours, "Describe")]),
         # topics apply, doctor
         "admin": _granted("topic", [*ours, *letters], "Create", "Describe", "DescribeConfigs"),
     }

@@ -87,6 +87,7 @@ MAY: Mapping[str, Mapping[str, Collection[str]]] = {
         "see": (LOG, SAMPLES),
         "asks": [READER],
     },
+    "eraser": {"write": (TX, CB), "see": (LOG, SAMPLES)},
     "admin": {
         "see": (*OURS, *dlq(*OURS)),
         "create": (*OURS, *dlq(*OURS)),
@@ -313,6 +314,7 @@ def test_the_loop_runs_with_these_permissions_and_asks_for_no_others(
             assert asked("letters", "dlq", "replay", PAYMENTS, "--from", mended)["sent"] == 1
             started("worker", "worker", PAYMENTS, "--session-timeout", 2)
             features(42)
+            assert asked("eraser", "forget", PAYMENTS, "card", "c1")["states"] == {"before": 1, "now": 0}
             (checked,) = asked("reader", "verify", PAYMENTS)["models"]
             assert checked["different"] == 0
             assert checked["equal"] > 40
