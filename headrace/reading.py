@@ -19,6 +19,7 @@ from msgspec.structs import FieldInfo, fields
 
 from features.column import columns_of
 from features.errors import EventRefused
+from features.forgetting import decode_forgetting, is_forgetting
 from features.lookup import tombstone_in
 from features.source import Source, Tombstone
 
@@ -37,7 +38,9 @@ _MISSING = re.compile(r"missing required field `(.*?)`")
 _ROWS = 10_000
 
 
-def events_of(source: Source[Any], path: Path, *, check: bool = True) -> Iterator[bytes | Tombstone]:
+def events_of(
+    source: Source[Any], path: Path, *, check: bool = True, log: bool = False
+) -> Iterator[bytes | Tombstone]:
     """Yields the JSON of each event in a file, or its tombstone, in the file's order.
 
     Args:
@@ -45,13 +48,14 @@ def events_of(source: Source[Any], path: Path, *, check: bool = True) -> Iterato
         path: the file; its ending says its form.
         check: refuse what the source cannot decode. Without it an NDJSON line is passed on as it is, as a producer
             of bad records would.
+        log: the file is read as the log of the source, where records may tell what is forgotten.
 
     Raises:
         DataRefused: a row is no event; names file, line and field.
     """
     form = form_of(path)
     if form == "ndjson":
-        return _ndjson(source, path, check)
+        return _ndjson(source, path, check, log)
     return _csv(source, path) if form == "csv" else _parquet(source, path)
 
 
@@ -80,7 +84,7 @@ def count_of(path: Path) -> int:
     return lines - 1 if form_of(path) == "csv" else lines
 
 
-def _ndjson(source: Source[Any], path: Path, check: bool) -> Iterator[bytes | Tombstone]:
+def _ndjson(source: Source[Any], path: Path, check: bool, log: bool) -> Iterator[bytes | Tombstone]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             value = line.strip()
@@ -89,7 +93,9 @@ def _ndjson(source: Source[Any], path: Path, check: bool) -> Iterator[bytes | To
             cleared = None
             try:
                 cleared = _tombstone(source, value)
-                if check and cleared is None:
+                if log and is_forgetting(value):
+                    decode_forgetting(value)
+                elif check and cleared is None:
                     source.decode(value)
             except EventRefused as refused:
                 if check:

@@ -128,7 +128,7 @@ def replay(
     """
     run = _Labelling(project, learn)
     columns, waiting = Columns(model), _Waiting(model, run.labels, out)
-    streams = [Stream(source, events_of(source, path)) for source, path in files]
+    streams = [Stream(source, events_of(source, path, log=True)) for source, path in files]
     for source, prepared, value in merged(run, streams):
         for scoring in run.prepared(source, prepared, value):
             if scoring.model == model.name:

@@ -81,7 +81,10 @@ class Replay:
     def _asked(self, model: Model, codes: Mapping[str, str]) -> _Asked:
         label = model.spec.label
         feed = (model.spec.request if label is None else label.source).topic + "/0"
-        rules = msgspec.structs.replace(UNLABELLED, feeds=(feed,)) if label is None else label.rules((feed,))
+        rules = UNLABELLED if label is None else label.rules((feed,))
+        rules = msgspec.structs.replace(
+            rules, feeds=(feed,), vectors="redis"
+        )  # there is no log to read them from
         scorer = Scorer(model, self._groups, codes)
         named = naming(model.spec.request, self.project.entities.values())
         return _Asked(model, scorer, Join(rules, f"{model.log_topic}/0", named), model.new_learner())

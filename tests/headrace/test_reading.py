@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from features import Source
 from features.errors import HeadraceError
+from features.forgetting import Forgetting, encode_forgetting
 from features.source import Tombstone
 from headrace.producing import record
 from headrace.reading import count_of, events_of
@@ -188,6 +189,20 @@ def test_a_parquet_row_with_a_missing_value_is_told(tmp_path: Path) -> None:
         list(events_of(sales, path))
 
     assert caught.value.where == f"{path}, row 2, field amount"
+
+
+def test_the_file_of_a_log_may_tell_what_is_forgotten_and_one_of_events_may_not(tmp_path: Path) -> None:
+    path, value = ndjson(tmp_path), encode_forgetting(Forgetting("shop", "s1"))
+    path.write_bytes(value + b"\n" + path.read_bytes())
+    first, *others = events_of(sales, path, log=True)
+    assert (first, len(others)) == (value, len(SALES))
+    with pytest.raises(HeadraceError, match="no Sale"):
+        list(events_of(sales, path))
+
+    path.write_bytes(value[:-3] + b"\n")
+    with pytest.raises(HeadraceError) as caught:
+        list(events_of(sales, path, log=True))
+    assert "line 1" in caught.value.where
 
 
 def test_what_is_no_parquet_file_is_told(tmp_path: Path) -> None:
