@@ -43,6 +43,7 @@ READER_GROUP = "headrace-log-reader"
 _BATCH = 10_000
 _MOCK = "mockCluster"  # how the cluster ids of librdkafka's mock begin; it has no DescribeTopicPartitions
 _AGAIN = 0.1
+_FIRST = 1.0  # seconds of the first attempts
 _GRACE = 1.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # upstream forgot the annotation
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # likewise
@@ -58,6 +59,8 @@ _LED_ELSEWHERE = (  # or by nobody for the moment; the client calls few of them 
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError._NOENT,
 )
+# The client waits for the leader or controller that it knows until the time of the request is over, also if it is dead.
+_UNANSWERED = (KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT)
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 _Answer = TypeVar("_Answer")
@@ -113,6 +116,11 @@ class Noted:
         self.why = ""
         self._distrust = ""
 
+    @property
+    def distrusted(self) -> bool:
+        """Whether it spoke of a broker that does not trust us, or that we do not trust."""
+        return bool(self._distrust)
+
     def __call__(self, error: KafkaError) -> None:
         """Take what the client says."""
         self.why = error.str()
@@ -125,6 +133,25 @@ class Noted:
         if self._distrust:
             return ClientRefused(bootstrap, what, self._distrust)
         return BrokerUnreachable(bootstrap, what, self.why or otherwise)
+
+
+class _Patience:
+    """How long a request may take, in attempts: short ones at first, for who was asked may have died just now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no time left for another attempt."""
+        return time.monotonic() - self._began >= self._seconds
+
+    @property
+    def attempt(self) -> float:
+        """How many seconds the next attempt may take: more and more, so that a slow broker has its time."""
+        gone = time.monotonic() - self._began
+        return max(_AGAIN, min(max(_FIRST, gone / 2), self._seconds - gone))
 
 
 class LogReader:
@@ -284,19 +311,25 @@ class LogReader:
             self._mock = self._cluster_id().startswith(_MOCK)
         if self._mock:
             return dict.fromkeys(topics, NO_TOPIC_ID)
-        asked: dict[str, Future[TopicDescription]] = self._admin.describe_topics(
-            TopicCollection(sorted(topics)), request_timeout=self._timeout
-        )
-        ids = {}
-        for topic, answer in asked.items():
-            try:
-                uuid = self._waited(answer, f"describe topic {topic}").topic_id
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
-                    ids[topic] = NO_TOPIC_ID
-                    continue
-                raise self._failure(f"describe topic {topic}", topic, error) from None
-            ids[topic] = base64.urlsafe_b64decode(f"{uuid}==")  # 22 characters, as Kafka's own tools show it
+        ids: dict[str, bytes] = {}
+        patience = _Patience(self._timeout)
+        while len(ids) < len(set(topics)):
+            asked: dict[str, Future[TopicDescription]] = self._admin.describe_topics(
+                TopicCollection(sorted(set(topics) - ids.keys())), request_timeout=patience.attempt
+            )
+            for topic, answer in asked.items():
+                try:
+                    uuid = self._waited(answer, f"describe topic {topic}").topic_id
+                    ids[topic] = base64.urlsafe_b64decode(
+                        f"{uuid}=="
+                    )  # 22 characters, as Kafka's own tools show it
+                except KafkaException as error:
+                    if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+                        ids[topic] = NO_TOPIC_ID
+                    elif patience.over or not self._may_answer(error):
+                        raise self._failure(f"describe topic {topic}", topic, error) from None
+            if len(ids) < len(set(topics)):
+                self._learn_leaders(patience)
         return ids
 
     def _cluster_id(self) -> str:
@@ -306,13 +339,13 @@ class LogReader:
             raise self._unreachable("look up the cluster", error) from None
 
     def _offsets(self, partitions: Collection[Partition], spec: OffsetSpec) -> dict[Partition, int]:
-        deadline = time.monotonic() + self._timeout
+        patience = _Patience(self._timeout)
         found: dict[Partition, int] = {}
         while len(found) < len(set(partitions)):
             asked: dict[TopicPartition, Future[ListOffsetsResultInfo]] = self._admin.list_offsets(
                 {TopicPartition(*partition): spec for partition in partitions if partition not in found},
                 isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=self._timeout / 2,  # so that there is time to ask another leader
+                request_timeout=patience.attempt,
             )
             for topic_partition, answer in asked.items():
                 partition = Partition(topic_partition.topic, topic_partition.partition)
@@ -320,24 +353,28 @@ class LogReader:
                     offset = self._waited(answer, f"read the bounds of {partition.topic}").offset
                     if offset >= 0:
                         found[partition] = offset
-                    elif time.monotonic() > deadline:  # what a broker left unanswered comes like this
+                    elif patience.over:  # what a broker left unanswered comes like this
                         what = f"read the bounds of {partition.topic}"
                         raise self._noted.failure(self._bootstrap, what, "no offset")
                 except KafkaException as error:
-                    # A partition that was just made, or that moves, has no leader for a moment.
-                    again = error.args[0].retriable() or error.args[0].code() in _LED_ELSEWHERE
-                    if not again or time.monotonic() > deadline:
+                    if patience.over or not self._may_answer(error):
                         what = f"read the bounds of {partition.topic}"
                         raise self._failure(what, partition.topic, error) from None
             if len(found) < len(set(partitions)):
-                time.sleep(_AGAIN)
-                self._learn_leaders()
+                self._learn_leaders(patience)
         return found
 
-    def _learn_leaders(self) -> None:
+    def _may_answer(self, error: KafkaException) -> bool:
+        """Whether another attempt may have an answer: who was asked does not lead any more, or yet, or is gone."""
+        code = error.args[0].code()
+        gone = code in _UNANSWERED and not self._noted.distrusted
+        return bool(error.args[0].retriable()) or code in _LED_ELSEWHERE or gone
+
+    def _learn_leaders(self, patience: _Patience) -> None:
         # The client goes on asking by the leaders and epochs that it remembers: it refreshes them for consumers only.
+        time.sleep(_AGAIN)
         with contextlib.suppress(KafkaException):  # the next attempt tells why
-            self._admin.list_topics(timeout=self._timeout)
+            self._admin.list_topics(timeout=patience.attempt)
 
     def _waited(self, answer: Future[_Answer], what: str) -> _Answer:
         try:

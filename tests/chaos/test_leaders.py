@@ -52,3 +52,20 @@ def test_ends_of_logs_are_told_when_the_only_broker_is_back(java: None, tmp_path
         server.restart()
 
         assert reader.highwaters(WANTED) == ENDS
+
+
+def test_topics_and_ends_are_told_when_whoever_was_to_be_asked_is_dead(java: None, tmp_path: Path) -> None:
+    """The client waited for a dead controller until the time of the request was over, and for dead leaders."""
+    with (
+        KafkaCluster.start(tmp_path, 3) as cluster,
+        LogReader(cluster.bootstrap, timeout=30.0) as reader,
+    ):
+        cluster.create_topic(TOPIC, 3)
+        ids = reader.topic_ids({TOPIC})
+        assert reader.highwaters(WANTED) == ENDS
+        while reader._admin.list_topics(timeout=60.0).controller_id != 1:
+            pass  # any broker that is there is named: it passes requests on
+        cluster.servers[0].kill()
+
+        assert reader.topic_ids({TOPIC}) == ids
+        assert reader.highwaters(WANTED) == ENDS
