@@ -149,9 +149,10 @@ class _Patience:
 
     @property
     def attempt(self) -> float:
-        """How many seconds the next attempt may take: more and more, so that a slow broker has its time."""
+        """How many seconds the next attempt may take: more and more, and at last all the rest, for a slow broker."""
         gone = time.monotonic() - self._began
-        return max(_AGAIN, min(max(_FIRST, gone / 2), self._seconds - gone))
+        left = self._seconds - gone
+        return max(_AGAIN, left if gone >= left else min(max(_FIRST, gone / 2), left))
 
 
 class LogReader:
@@ -320,9 +321,8 @@ class LogReader:
             for topic, answer in asked.items():
                 try:
                     uuid = self._waited(answer, f"describe topic {topic}").topic_id
-                    ids[topic] = base64.urlsafe_b64decode(
-                        f"{uuid}=="
-                    )  # 22 characters, as Kafka's own tools show it
+                    # 22 characters, as Kafka's own tools show it
+                    ids[topic] = base64.urlsafe_b64decode(f"{uuid}==")
                 except KafkaException as error:
                     if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
                         ids[topic] = NO_TOPIC_ID
