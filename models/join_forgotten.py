@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from features.errors import EventRefused
 from features.forgetting import name_of
 from features.source import Entity, Source, key_text
 
@@ -29,12 +30,18 @@ def nobody(_: bytes) -> Collection[str]:
 
 
 def naming(request: Source[Any], entities: Collection[Entity]) -> Named:
-    """Returns what reads the names of those of the entities that occur in a request."""
+    """Returns what reads the names of those of the entities that occur in a request.
+
+    An event of another definition, which the source does not decode any more, names nobody.
+    """
     columns = {entity.name: entity.columns_in(request.event) for entity in entities}
     found = {name: [column.name for column in by] for name, by in columns.items() if by is not None}
 
     def named(event: bytes) -> Collection[str]:
-        decoded = request.decode(event)
+        try:
+            decoded = request.decode(event)
+        except EventRefused:
+            return ()
         return {
             name_of(name, key_text(tuple(getattr(decoded, column) for column in by)))
             for name, by in found.items()
