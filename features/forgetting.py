@@ -15,15 +15,10 @@ BEGINS = b'{"headrace.forget":'  # how its value does, and no event's
 
 
 class Forgetting(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """What is forgotten: the entity's name, and its key as text, as states and `features show` have it."""
+    """What is forgotten: the entity's name, and its key as text, as states and `features get` have it."""
 
     entity: str
     key: str
-
-    @property
-    def name(self) -> str:
-        """Entity and key in one."""
-        return name_of(self.entity, self.key)
 
 
 class _Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):

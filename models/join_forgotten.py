@@ -30,12 +30,12 @@ def nobody(_: bytes) -> Collection[str]:
 
 
 def naming(request: Source[Any], entities: Collection[Entity]) -> Named:
-    """Returns what reads the names of those of the entities that occur in a request.
+    """Returns what reads the names of those of the entities that occur in a request; several may have one name.
 
     An event of another definition, which the source does not decode any more, names nobody.
     """
-    columns = {entity.name: entity.columns_in(request.event) for entity in entities}
-    found = {name: [column.name for column in by] for name, by in columns.items() if by is not None}
+    columns = [(entity.name, entity.columns_in(request.event)) for entity in entities]
+    found = {(name, tuple(column.name for column in by)) for name, by in columns if by is not None}
 
     def named(event: bytes) -> Collection[str]:
         try:
@@ -43,8 +43,7 @@ def naming(request: Source[Any], entities: Collection[Entity]) -> Named:
         except EventRefused:
             return ()
         return {
-            name_of(name, key_text(tuple(getattr(decoded, column) for column in by)))
-            for name, by in found.items()
+            name_of(name, key_text(tuple(getattr(decoded, column) for column in by))) for name, by in found
         }
 
     return named

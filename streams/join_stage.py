@@ -57,7 +57,7 @@ class JoinStage(Stage):
         feeds = tuple(group.name for group in context.deployment.groups[source.topic])
         self.rules = rules_of(context.deployment.project, model, feeds)
         project = context.deployment.project
-        self._named = naming(model.spec.request, project.entities.values())
+        self._named = naming(model.spec.request, [view.of for view in project.views])
         self.join = Join(self.rules, group.name, self._named)
         self._told = False  # that it is full
 

@@ -86,7 +86,7 @@ class Replay:
             rules, feeds=(feed,), vectors="redis"
         )  # there is no log to read them from
         scorer = Scorer(model, self._groups, codes)
-        named = naming(model.spec.request, self.project.entities.values())
+        named = naming(model.spec.request, [view.of for view in self.project.views])
         return _Asked(model, scorer, Join(rules, f"{model.log_topic}/0", named), model.new_learner())
 
     def learner(self, model: str) -> Learner:

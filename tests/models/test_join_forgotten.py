@@ -29,6 +29,7 @@ entities = [
     Entity("driver", by=Ride.driver),
     Entity("place", by=(Ride.city, Ride.driver)),
     Entity("shop", by=Refund.shop),
+    Entity("driver", by=Refund.shop),  # another of the same name, which is not in a ride
 ]
 
 
